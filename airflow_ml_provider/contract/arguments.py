@@ -25,7 +25,7 @@ class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Base of the verbs' arguments."""
 
 
-class IngestArguments(Arguments):
+class IngestArguments(Arguments, frozen=True, kw_only=True):
     """:class:`~airflow_ml_provider.operators.IngestOperator`, resolved."""
 
     source: str
@@ -39,14 +39,14 @@ class IngestArguments(Arguments):
     delimiter: str = ","
 
 
-class ValidateArguments(Arguments):
+class ValidateArguments(Arguments, frozen=True, kw_only=True):
     table: Table
     suite: str
     partitions: str = ""
     fail: bool = True
 
 
-class FeaturesArguments(Arguments):
+class FeaturesArguments(Arguments, frozen=True, kw_only=True):
     features: str
     tables: tuple[Table, ...]
     publish: Table
@@ -57,7 +57,7 @@ class FeaturesArguments(Arguments):
     suite: str | None = None
 
 
-class TrainArguments(Arguments):
+class TrainArguments(Arguments, frozen=True, kw_only=True):
     function: str
     table: Table
     model: Model
@@ -67,7 +67,7 @@ class TrainArguments(Arguments):
     trusted_types: tuple[str, ...] = ()
 
 
-class EvaluateArguments(Arguments):
+class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     candidate: Model
     table: Table
     partitions: str = ""
@@ -76,14 +76,14 @@ class EvaluateArguments(Arguments):
     resamples: int = 500
 
 
-class PromoteArguments(Arguments):
+class PromoteArguments(Arguments, frozen=True, kw_only=True):
     verdict: dict[str, Any]
     alias: str = "champion"
     reason: str = ""
     promoted_by: str = ""
 
 
-class PredictArguments(Arguments):
+class PredictArguments(Arguments, frozen=True, kw_only=True):
     model: Model
     table: Table
     publish: Table
@@ -92,7 +92,7 @@ class PredictArguments(Arguments):
     suite: str | None = None
 
 
-class MonitorArguments(Arguments):
+class MonitorArguments(Arguments, frozen=True, kw_only=True):
     predictions: Table
     rows: Table
     # The tables that the feature set's label function reads; none means that no performance is reported.

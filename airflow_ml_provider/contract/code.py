@@ -51,11 +51,10 @@ def reachable_files(modules: Iterable[str], roots: Iterable[str]) -> dict[str, P
             continue
         path = find_module(module, roots)
         if path is None:
-            if module in entries and not _installed(module):
-                beside = sorted({p.stem for root in roots for p in Path(root).glob("*") if _is_code(p)})
+            if module in entries and (module.partition(".")[0] in found or not _installed(module)):
                 raise UserCodeError(
                     f"there is no module {module!r} below {', '.join(roots) or 'any code folder'}",
-                    todo=did_you_mean(module, beside),
+                    todo=did_you_mean(module, _modules_below(roots)),
                 )
             continue
         found[module] = path
@@ -75,8 +74,13 @@ def code_digest(modules: Iterable[str], roots: Iterable[str]) -> str:
     return digest(*parts)
 
 
-def _is_code(path: Path) -> bool:
-    return path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").is_file())
+def _modules_below(roots: list[str]) -> list[str]:
+    names: set[str] = set()
+    for root in roots:
+        names |= {path.stem for path in Path(root).glob("*.py")}
+        for package in Path(root).glob("*/__init__.py"):
+            names |= {f"{package.parent.name}.{path.stem}" for path in package.parent.glob("*.py")}
+    return sorted(name.removesuffix(".__init__") for name in names)
 
 
 def _installed(module: str) -> bool:

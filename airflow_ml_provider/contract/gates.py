@@ -34,7 +34,9 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise ConfigError(f"unknown metric {self.metric!r} in a gate", todo=did_you_mean(self.metric, METRICS))
+            raise ConfigError(
+                f"unknown metric {self.metric!r} in a gate", todo=did_you_mean(self.metric, METRICS)
+            )
         if self.at_least is None and self.at_most is None and self.worse_by_at_most is None:
             raise ConfigError(
                 f"the gate on {self.metric} states no condition",

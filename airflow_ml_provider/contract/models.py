@@ -37,7 +37,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def as_model(value: Any, *, wanted_by: str = "a step") -> Model:
-    """A model from what a DAG author passes: a Model, ``"name"``, ``"name@alias"``, ``"name/3"`` or an output."""
+    """A model from what is passed: a Model, ``"name"``, ``"name@alias"``, ``"name/3"`` or an output."""
     if isinstance(value, Model):
         return value
     if isinstance(value, str) and value:
@@ -51,9 +51,9 @@ def as_model(value: Any, *, wanted_by: str = "a step") -> Model:
     if isinstance(value, Mapping):
         found = value.get("model", value if "verb" not in value else None)
         if isinstance(found, Mapping) and "name" in found:
-            version = found.get("version")
+            number = found.get("version")
             return Model(
-                str(found["name"]), str(found.get("alias") or "champion"), int(version) if version else None
+                str(found["name"]), str(found.get("alias") or "champion"), int(number) if number else None
             )
         raise ConfigError(
             f"{wanted_by} was given the output of a {value.get('verb', 'foreign')} step, which has no model",

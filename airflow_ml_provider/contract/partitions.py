@@ -82,6 +82,7 @@ def _days(first: str, last: str, label: str) -> list[str]:
     count = (end - start).days + 1
     if count < 1 or count > _MOST_DAYS:
         raise ConfigError(
-            f"the range {label!r} has {count} days", todo="the first day comes first, and 100 years are enough"
+            f"the range {label!r} has {count} days",
+            todo="the first day comes first, and 100 years are enough",
         )
     return [(start + timedelta(days=n)).isoformat() for n in range(count)]

@@ -181,7 +181,11 @@ class Store:
     def _failure(self, doing: str, path: str, error: Exception) -> Exception:
         where = join(self.uri, path) if path else self.uri
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, PermissionError) or "permission" in str(error).lower() or "denied" in str(error).lower():
+        if (
+            isinstance(error, PermissionError)
+            or "permission" in str(error).lower()
+            or "denied" in str(error).lower()
+        ):
             return ConfigError(
                 f"the store refuses to {doing} {where}: {said}",
                 todo="give the identity this step runs as read and write access to the store",

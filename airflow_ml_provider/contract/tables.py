@@ -64,7 +64,8 @@ def as_table(value: Any, *, wanted_by: str = "a step") -> Table:
         if "name" in value and "verb" not in value:
             return Table(str(value["name"]), value.get("partition_by", "ds"), value.get("version"))
         raise ConfigError(
-            f"{wanted_by} was given the output of a {value.get('verb', 'foreign')} step, which published no table",
+            f"{wanted_by} was given the output of a {value.get('verb', 'foreign')} step, "
+            "which published no table",
             todo="pass a Table, or the output of a step that publishes or validates one",
         )
     raise ConfigError(

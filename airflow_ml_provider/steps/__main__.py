@@ -25,9 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(options.spec, verb=options.verb, end_with_parent=options.end_with_parent)
 
 
-def run(spec_uri: str, *, verb: str | None = None, end_with_parent: bool = False) -> int:
-    """Run the step of a spec; gives the exit code."""
+def run(spec_uri: str, *, verb: str | None = None, end_with_parent: bool = False, again: bool = False) -> int:
+    """Run the step of a spec; gives the exit code.
+
+    :param verb: refuse a spec of another verb.
+    :param end_with_parent: end when standard input closes.
+    :param again: run even if an earlier try has left a result.
+    """
     from airflow_ml_provider.steps import runner
+    from airflow_ml_provider.steps.context import log
 
     runner.set_up_logging()
     if end_with_parent:
@@ -36,9 +42,9 @@ def run(spec_uri: str, *, verb: str | None = None, end_with_parent: bool = False
         spec = runner.load_spec(spec_uri)
         if verb and spec.verb != verb:
             raise ConfigError(f"{spec_uri} is the spec of a {spec.verb} step, not of {verb}")
-        result = runner.existing_result(spec)
+        result = None if again else runner.existing_result(spec)
         if result is not None:
-            runner.log.info("already done by an earlier try; its result stands")
+            log.info("already done by an earlier try; its result stands")
         else:
             result = runner.run_step(spec)
     except MLError as error:

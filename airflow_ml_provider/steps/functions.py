@@ -41,7 +41,14 @@ _FORMS = {
     "pathlib.Path": "pathlib.Path",
     "Path": "pathlib.Path",
 }
-FRAME_FORMS = ("pl.LazyFrame", "pl.DataFrame", "pd.DataFrame", "pa.Table", "pa.dataset.Dataset", "pathlib.Path")
+FRAME_FORMS = (
+    "pl.LazyFrame",
+    "pl.DataFrame",
+    "pd.DataFrame",
+    "pa.Table",
+    "pa.dataset.Dataset",
+    "pathlib.Path",
+)
 
 
 class UserFunctionError(UserCodeError):
@@ -149,15 +156,20 @@ def _raised(who: str, error: BaseException) -> UserFunctionError:
     return UserFunctionError(f"{who} raised {type(error).__name__}: {first}{where}", text)
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except Exception:
+        # A name imported for type checkers only cannot be evaluated; its spelling has to do then.
+        return inspect.signature(function)
+
+
 def _form(annotation: Any) -> str | None:
-    if annotation is inspect.Parameter.empty:
-        return None
-    text = annotation if isinstance(annotation, str) else ""
-    if not text:
-        module = getattr(annotation, "__module__", "")
-        text = f"{module.partition('.')[0] if 'dataset' not in module else 'pyarrow.dataset'}.{getattr(annotation, '__name__', '')}"
-        if text == "pyarrow.lib.Table":
-            text = "pyarrow.Table"
+    if isinstance(annotation, str):
+        text = annotation
+    else:
+        module, name = getattr(annotation, "__module__", ""), getattr(annotation, "__name__", "")
+        text = f"pyarrow.dataset.{name}" if "dataset" in module else f"{module.partition('.')[0]}.{name}"
     for spelled, form in _FORMS.items():
         if text == spelled or text.endswith("." + spelled):
             return form
@@ -171,7 +183,7 @@ def _bind(
     scratch: Path | None,
 ) -> dict[str, Any]:
     who = name_of(function)
-    signature = inspect.signature(function)
+    signature = _signature(function)
     offered = _offer(frames, values)
     wants_frame = [p for p in signature.parameters.values() if _form(p.annotation) is not None]
     given: dict[str, Any] = {}
@@ -186,7 +198,11 @@ def _bind(
             frame = next(iter(frames.values()))
         if frame is not None:
             if form is None:
-                said = "no annotation" if parameter.annotation is parameter.empty else f"{parameter.annotation!r}"
+                said = (
+                    "no annotation"
+                    if parameter.annotation is parameter.empty
+                    else f"{parameter.annotation!r}"
+                )
                 raise UserCodeError(
                     f"{who}: parameter {name!r} is a table and has {said}, so its form is unknown",
                     todo=f"annotate it with one of {', '.join(FRAME_FORMS)}",
@@ -196,7 +212,9 @@ def _bind(
             given[name] = values[name]
         elif parameter.default is parameter.empty:
             near = did_you_mean(name, [*frames, *values])
-            raise UserCodeError(f"{who} asks for {name!r}, which is not available here", todo=f"{near} {offered}")
+            raise UserCodeError(
+                f"{who} asks for {name!r}, which is not available here", todo=f"{near} {offered}"
+            )
     return given
 
 

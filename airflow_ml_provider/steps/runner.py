@@ -141,5 +141,13 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     logging.captureWarnings(True)
     # These tell each request or expectation at INFO.
-    for noisy in ("great_expectations", "mlflow", "urllib3", "alembic", "matplotlib", "fontTools", "py.warnings"):
+    for noisy in (
+        "great_expectations",
+        "mlflow",
+        "urllib3",
+        "alembic",
+        "matplotlib",
+        "fontTools",
+        "py.warnings",
+    ):
         logging.getLogger(noisy).setLevel(logging.ERROR if noisy == "py.warnings" else logging.WARNING)

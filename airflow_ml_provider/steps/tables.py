@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
@@ -65,14 +65,16 @@ class PinnedTable:
             return frame
         column = pl.col(self._partition_column(partitions))
         if partitions.is_range:
-            return frame.filter(column.is_between(pl.lit(partitions.values[0]), pl.lit(partitions.values[-1])))
+            return frame.filter(
+                column.is_between(pl.lit(partitions.values[0]), pl.lit(partitions.values[-1]))
+            )
         return frame.filter(column.is_in(list(partitions.values)))
 
     def files(self, partitions: Partitions | None = None) -> list[str]:
         """URIs of the Parquet files of the partitions."""
         if partitions is None:
             return self.delta.file_uris()
-        return self.delta.file_uris(partition_filters=partitions.filters(self._partition_column(partitions)))  # type: ignore[arg-type]
+        return self.delta.file_uris(partition_filters=partitions.filters(self._partition_column(partitions)))
 
     def published(self, partitions: Partitions | None = None) -> Publication:
         """This version as a reference for downstream steps."""
@@ -84,7 +86,7 @@ class PinnedTable:
         column = self.partition_by
         if column is None:
             raise ConfigError(
-                f"table {self.name!r} is not partitioned, and partitions {partitions.label!r} of it were asked for",
+                f"partitions {partitions.label!r} of table {self.name!r} were asked for; it is not partitioned",
                 todo="leave partitions= out, or publish the table with a partition column",
             )
         return column
@@ -106,7 +108,9 @@ def open_table(store: Store, table: Table) -> PinnedTable:
         ) from None
     except DeltaError as error:
         if table.version is not None:
-            raise DataError(f"table {table.name!r} has no readable version {table.version}: {error}") from error
+            raise DataError(
+                f"table {table.name!r} has no readable version {table.version}: {error}"
+            ) from error
         raise TransientError(f"table {table.name!r} at {uri} could not be opened: {error}") from error
     except (OSError, PermissionError) as error:
         raise storage_failure(f"open table {table.name!r}", uri, error) from error
@@ -154,7 +158,7 @@ def publish(
         return done
     if partitions is not None and target.partition_by is None:
         raise ConfigError(
-            f"partitions {partitions.label!r} cannot be published to {target.name!r}, which has no partition column",
+            f"partitions {partitions.label!r} cannot be published to {target.name!r}: it has no partition column",
             todo=f'declare it: Table("{target.name}", partition_by="ds")',
         )
     aside = None
@@ -162,7 +166,7 @@ def publish(
         from airflow_ml_provider.steps.validate import audit
 
         aside = step.store.aside_uri(target.name, step.key)
-        _write(target, aside, batches, mode="overwrite")
+        _write(target, aside, batches)
         audit(step, suite, target, aside)
         staged = DeltaTable(aside, storage_options=storage_options(aside))
         batches = pa.RecordBatchReader.from_stream(staged.to_pyarrow_dataset().scanner().to_reader())
@@ -179,7 +183,7 @@ def publish(
         app_transactions=[Transaction(app, mark) for app in _applications(partitions)],
     )
     predicate = partitions.predicate(target.partition_by) if partitions and target.partition_by else None
-    _write(target, uri, counted.reader(), mode="overwrite", predicate=predicate, commit=commit)
+    _write(target, uri, counted.reader(), predicate=predicate, commit=commit)
     if aside:
         remove(step.store, aside)
     version = DeltaTable(uri, storage_options=storage_options(uri)).version()
@@ -259,7 +263,6 @@ def _write(
     uri: str,
     batches: pa.RecordBatchReader,
     *,
-    mode: str,
     predicate: str | None = None,
     commit: CommitProperties | None = None,
 ) -> None:
@@ -275,17 +278,16 @@ def _write(
 
     partition_by = [target.partition_by] if target.partition_by and commit is not None else None
     exists = predicate is not None and _exists(uri)
-    options: dict[str, Any] = {"schema_mode": "merge"} if exists else {"schema_mode": "overwrite"}
     try:
         write_deltalake(
             uri,
             pa.RecordBatchReader.from_batches(batches.schema, watched()),
             partition_by=partition_by,
-            mode=mode,  # type: ignore[arg-type]
+            mode="overwrite",
             predicate=predicate if exists else None,
             storage_options=storage_options(uri),
             commit_properties=commit,
-            **options,
+            schema_mode="merge" if exists else "overwrite",
         )
     except CommitFailedError as error:
         raise TransientError(

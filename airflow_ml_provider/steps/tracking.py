@@ -70,7 +70,11 @@ class Tracker:
         try:
             yield
         except RestException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
+            if error.error_code in (
+                "RESOURCE_DOES_NOT_EXIST",
+                "INVALID_PARAMETER_VALUE",
+                "RESOURCE_ALREADY_EXISTS",
+            ):
                 raise DataError(f"MLflow at {self.uri} could not {doing}: {error.message}") from error
             if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
                 raise ConfigError(
@@ -208,7 +212,8 @@ class Tracker:
                     raise
         if experiment.lifecycle_stage != "active":
             raise ConfigError(
-                f"the MLflow experiment {name!r} is deleted", todo="restore it, or set another name in [ml] experiment"
+                f"the MLflow experiment {name!r} is deleted",
+                todo="restore it, or set another name in [ml] experiment",
             )
         return str(experiment.experiment_id)
 

@@ -1,0 +1,36 @@
+"""``airflow-ml``: the provider from a shell; needs no Airflow."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from airflow_ml_provider import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``airflow-ml``."""
+    parser = argparse.ArgumentParser(prog="airflow-ml", description="Machine-learning steps, run by hand.")
+    parser.add_argument("--version", action="version", version=f"airflow-ml-provider {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run_step = commands.add_parser(
+        "run-step",
+        help="run one step by its spec, without Airflow",
+        description="Runs one of the eight steps by its spec: the same code as in a DAG. The spec is a JSON "
+        "file with verb, store and arguments (the spec.json of any earlier run works too). The exit code "
+        "is 0, or tells the kind of failure: 64 configuration, 65 user code, 66 data, 70 infrastructure, "
+        "75 transient, 76 preempted.",
+    )
+    run_step.add_argument("--spec", required=True, metavar="FILE", help="path or URI of the spec")
+    run_step.add_argument(
+        "--again", action="store_true", help="run even if an earlier run of the same spec has a result"
+    )
+    options = parser.parse_args(argv)
+    from airflow_ml_provider.steps.__main__ import run
+
+    return run(options.spec, again=options.again)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

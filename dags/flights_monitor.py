@@ -1,0 +1,41 @@
+"""### Is the model still looking at the world it was trained on?
+
+Compares a day's features and scores with the champion's reference profile, and its scores with what really
+happened once the flights have landed (cancelled flights never do). Past its thresholds it emits the asset
+event that `flights_train` is scheduled on.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, CronPartitionTimetable, Param
+
+from airflow_ml_provider import Model, Table
+from airflow_ml_provider.operators import MonitorOperator
+
+DAY = "{{ params.day or dag_run.partition_key or '' }}"
+
+with DAG(
+    "flights_monitor",
+    schedule=CronPartitionTimetable("0 8 * * *", timezone="UTC", key_format="%Y-%m-%d"),
+    params={
+        "day": Param(
+            "",
+            type="string",
+            pattern=r"^(\d{4}-\d\d-\d\d(\.\.\d{4}-\d\d-\d\d)?)?$",
+            title="Day",
+            description_md="A day (`2013-06-01`) or a range. Empty: the partition key of the run.",
+        )
+    },
+    default_args={"retries": 2},
+    doc_md=__doc__,
+    tags=["flights", "ml"],
+):
+    MonitorOperator(
+        task_id="monitor",
+        model=Model("flight_delays"),
+        predictions=Table("flight_predictions"),
+        rows=Table("flights_to_predict"),
+        tables=[Table("flights")],
+        partitions=DAY,
+        publish=Table("flights_monitoring"),
+    )

@@ -1,0 +1,84 @@
+"""### From tables to a champion
+
+Validates the flights, builds training rows, trains a challenger, compares it with the champion on the days
+after its training, and promotes it if every gate passes.
+
+Runs every Monday, when monitoring reports drift, and by hand with other dates or parameters.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param
+
+from airflow_ml_provider import Gate, Model, Table
+from airflow_ml_provider.assets import drift_asset
+from airflow_ml_provider.operators import (
+    EvaluateOperator,
+    FeaturesOperator,
+    PromoteOperator,
+    TrainOperator,
+    ValidateOperator,
+)
+
+MODEL = Model("flight_delays")
+TRAINING_DAYS = "{{ params.train_from }}..{{ params.train_until }}"
+EVALUATION_DAYS = "{{ macros.ds_add(params.train_until, 1) }}..{{ params.evaluate_until }}"
+ALL_DAYS = "{{ params.train_from }}..{{ params.evaluate_until }}"
+
+
+def day(default: str, title: str, description: str) -> Param:
+    return Param(default, type="string", format="date", title=title, description=description)
+
+
+with DAG(
+    "flights_train",
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable("0 6 * * 1", timezone="UTC"), assets=[drift_asset(MODEL)]
+    ),
+    max_active_runs=1,
+    params={
+        "train_from": day("2013-01-01", "Train from", "First day of the training rows."),
+        "train_until": day("2013-04-30", "Train until", "Last day of the training rows."),
+        "evaluate_until": day(
+            "2013-05-31", "Evaluate until", "Evaluation starts the day after training ends."
+        ),
+        "num_leaves": Param(63, type="integer", minimum=2, maximum=1024, title="Leaves per tree"),
+        "rounds": Param(300, type="integer", minimum=1, maximum=5000, title="Boosting rounds"),
+    },
+    render_template_as_native_obj=True,  # numbers stay numbers in params=
+    default_args={"retries": 2},
+    doc_md=__doc__,
+    tags=["flights", "ml"],
+):
+    checked = ValidateOperator(
+        task_id="validate", table=Table("flights"), suite="flights.expectations:flights", partitions=ALL_DAYS
+    )
+    rows = FeaturesOperator(
+        task_id="features",
+        features="flights.features:LATE_ARRIVAL",
+        tables=[checked.output, Table("weather"), Table("planes")],
+        partitions=ALL_DAYS,
+        publish=Table("flights_training"),
+    )
+    fitted = TrainOperator(
+        task_id="train",
+        function="flights.model:train",
+        table=rows.output,
+        partitions=TRAINING_DAYS,
+        params={"num_leaves": "{{ params.num_leaves }}", "rounds": "{{ params.rounds }}"},
+        seed=2013,
+        model=MODEL,
+    )
+    verdict = EvaluateOperator(
+        task_id="evaluate",
+        candidate=fitted.output,
+        table=rows.output,
+        partitions=EVALUATION_DAYS,
+        gates=[
+            Gate("roc_auc", at_least=0.70),
+            Gate("roc_auc", worse_by_at_most=0.005),
+            Gate("roc_auc", at_least=0.65, slice_by="origin"),
+        ],
+        slices=["origin", "carrier"],
+    )
+    PromoteOperator(task_id="promote", verdict=verdict.output)

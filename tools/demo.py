@@ -1,0 +1,255 @@
+"""`make demo`: the flights pipeline, whole, through a real Airflow, a real MLflow and a real PostgreSQL.
+
+Ingests half a year, trains and promotes a champion, backfills ten days of predictions with Airflow's own
+backfill, and monitors a calm and a drifted day. Every run has an id made from the DAGs' code and its inputs,
+so a second `make demo` finds what is done and does only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from airflow_api import AirflowApi, AirflowError
+from deployment import DEFAULT_DAGS_FOLDER, DEFAULT_HOME, Deployment, DeploymentError
+
+from airflow_ml_provider.contract.identity import digest
+
+INGESTED = "2013-01-01..2013-06-30"
+FIRST_DAY, LAST_DAY = "2013-06-04", "2013-06-13"
+CALM_DAY, DRIFTED_DAY = "2013-06-04", "2013-06-13"
+DAGS = {"flights_ingest", "flights_train", "flights_predict", "flights_monitor"}
+
+
+class Demo:
+    """The story, told as it happens."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.api = AirflowApi(deployment.airflow_url)
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.outputs: dict[tuple[str, str], dict[str, Any]] = {}
+        code = sorted(DEFAULT_DAGS_FOLDER.rglob("*.py"))
+        self.mark = digest(*(path.read_bytes() for path in code))[:8]
+
+    def play(self) -> None:
+        """Run everything that has not been run yet."""
+        self.api.wait_for_dags(DAGS)
+        say("\n1  Ingest: raw files -> tables, every row typed and checked")
+        self.follow("flights_ingest", self.start("flights_ingest", {"days": INGESTED}))
+        say("\n2  Train: validate -> features -> train -> evaluate -> promote")
+        self.follow("flights_train", self.start("flights_train"))
+        say(f"\n3  Predict: Airflow backfills {FIRST_DAY} .. {LAST_DAY}, a partition a run")
+        self.predict()
+        say("\n4  Monitor: a calm day and a drifted one")
+        # The drifted day starts a retraining; it is shown, and not waited for when it is not new.
+        for day in (CALM_DAY, DRIFTED_DAY):
+            run_id = self.start("flights_monitor", partition_key=day)
+            self.follow("flights_monitor", run_id, name=day)
+        self.retraining()
+
+    def start(self, dag_id: str, conf: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
+        """Start the demo's run of a DAG, or find it; a failed one is run again where it failed."""
+        run_id = f"demo__{self.mark}__{partition_key or 'all'}"
+        self.api.pause(dag_id, False)
+        run = self.api.trigger(dag_id, run_id, conf, partition_key)
+        if run["state"] == "failed":
+            self.api.call(
+                "POST", f"/dags/{dag_id}/clearTaskInstances",
+                json={"dag_run_id": run_id, "only_failed": True, "dry_run": False, "reset_dag_runs": True},
+            )  # fmt: skip
+        return run_id
+
+    def follow(self, dag_id: str, run_id: str, *, name: str = "", seconds: float = 240) -> None:
+        """Tell of each task as it ends."""
+        for task in self.api.finished_tasks(dag_id, run_id, seconds, waiting=tick):
+            self.tell(dag_id, run_id, task, name)
+        state = (self.api.run(dag_id, run_id) or {}).get("state")
+        if state != "success":
+            raise AirflowError(f"{dag_id}, run {run_id}, ended as {state}")
+
+    def tell(self, dag_id: str, run_id: str, task: dict[str, Any], name: str = "") -> None:
+        """One line for a task that has ended; a failed one with the end of its log."""
+        task_id, state = task["task_id"], task["state"]
+        took = float(task["duration"] or 0)
+        self.seconds[f"{dag_id}.{task_id}"].append(took)
+        if state in ("failed", "upstream_failed"):
+            if state == "failed":
+                log = self.api.log(dag_id, run_id, task_id, task["try_number"])
+                say(f"   {task_id} failed; the end of its log:\n" + "\n".join(log.splitlines()[-25:]))
+            return
+        output = self.api.output(dag_id, run_id, task_id) or {}
+        self.outputs[(f"{dag_id}.{task_id}", name)] = output
+        facts = ", ".join(
+            f"{key} {pretty(value)}" for key, value in list(output.get("summary", {}).items())[:5]
+        )
+        mark = "-" if state == "skipped" else "ok"
+        say(f"   {mark:2} {(name + ' ' + task_id).strip():22} {took:5.1f} s  {facts}")
+
+    def predict(self) -> None:
+        """Backfill the days that have no successful run of this code yet."""
+        dag_id = "flights_predict"
+        self.api.pause(dag_id, False)
+        conf = {"day": ""}
+        done = self.predicted()
+        if len(done) < len(days(FIRST_DAY, LAST_DAY)):
+            backfill = self.api.backfill(
+                dag_id, FIRST_DAY, LAST_DAY, max_active_runs=3, reprocess_behavior="failed", dag_run_conf=conf
+            )
+            told: set[str] = set()
+            end = time.monotonic() + 240
+            while not self.api.backfill_done(backfill):
+                for day, run_id in self.predicted().items():
+                    if day not in told:
+                        told.add(day)
+                        self.tell_day(day, run_id)
+                if time.monotonic() > end:
+                    raise AirflowError(f"the backfill of {dag_id} has not ended after 240 s")
+                tick()
+                time.sleep(1)
+        for day, run_id in sorted(self.predicted().items()):
+            if ("flights_predict.predict", day) not in self.outputs:
+                self.tell_day(day, run_id)
+        if missing := sorted(set(days(FIRST_DAY, LAST_DAY)) - set(self.predicted())):
+            raise AirflowError(f"days without predictions: {', '.join(missing)}")
+
+    def predicted(self) -> dict[str, str]:
+        """Day to the run that predicted it."""
+        runs = self.api.runs("flights_predict", state="success")
+        return {run["partition_key"]: run["dag_run_id"] for run in runs if run.get("partition_key")}
+
+    def tell_day(self, day: str, run_id: str) -> None:
+        """A day's features and predictions, in one line."""
+        for task in self.api.tasks("flights_predict", run_id):
+            took = float(task["duration"] or 0)
+            self.seconds[f"flights_predict.{task['task_id']}"].append(took)
+        output = self.api.output("flights_predict", run_id, "predict") or {}
+        self.outputs[("flights_predict.predict", day)] = output
+        facts = ", ".join(
+            f"{key} {pretty(value)}" for key, value in list(output.get("summary", {}).items())[:4]
+        )
+        say(f"   ok {day:22}          {facts}")
+
+    def retraining(self) -> None:
+        """The retraining that drift has started: wait for it, since it is part of the story."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            runs = [r for r in self.api.runs("flights_train") if r["run_type"] == "asset_triggered"]
+            if runs:
+                say(f"\n5  Drift of {DRIFTED_DAY} has triggered flights_train")
+                self.follow("flights_train", runs[0]["dag_run_id"], name="again")
+                return
+            time.sleep(0.5)
+        raise AirflowError(f"the drift of {DRIFTED_DAY} triggered no retraining within 20 s")
+
+    def summary(self) -> Iterator[str]:
+        """What was done, for a person."""
+        yield from ingested(self.outputs)
+        yield from champion(self.outputs)
+        days_done = [o for (task, _), o in self.outputs.items() if task == "flights_predict.predict" and o]
+        rows = sum(o["table"]["rows"] for o in days_done)
+        yield f"Predictions  {len(days_done)} partitions, {rows:,} flights, table flight_predictions"
+        for day in (CALM_DAY, DRIFTED_DAY):
+            verdict = self.outputs[("flights_monitor.monitor", day)].get("verdict") or {}
+            said = "drifted: " + "; ".join(verdict["reasons"]) if verdict.get("drifted") else "calm"
+            yield f"Monitoring   {day}: {said}"
+        yield ""
+        yield "Seconds per step (median over its runs)"
+        for task, took in self.seconds.items():
+            yield f"  {task:28} {sorted(took)[len(took) // 2]:6.1f}   x {len(took)}"
+        yield ""
+        yield f"Tables   {self.deployment.home / 'store' / 'tables'}"
+        for title, key in (("Evaluation", "flights_train.evaluate"), ("Data Docs", "flights_train.validate")):
+            links = self.outputs.get((key, ""), {}).get("links", {})
+            if url := links.get("Report") or links.get("Data Docs"):
+                yield f"{title}   {url}"
+        url = self.outputs[("flights_monitor.monitor", DRIFTED_DAY)].get("links", {}).get("Report")
+        if url:
+            yield f"Drift report   {url}"
+
+
+def ingested(outputs: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
+    """Rows ingested and rejected, a line a table."""
+    for table in ("flights", "weather", "planes"):
+        output = outputs.get((f"flights_ingest.{table}", ""), {})
+        summary = output.get("summary", {})
+        bad = summary.get("rejected", 0)
+        where = f", kept in {output['tables']['quarantine']['name']}" if output.get("tables") and bad else ""
+        yield f"Ingested     {table:8} {summary.get('rows', 0):>9,} rows, {bad} rejected{where}"
+
+
+def champion(outputs: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
+    """The champion and its metrics with their 95 % intervals."""
+    promoted = outputs.get(("flights_train.promote", "again"), {}) or outputs[("flights_train.promote", "")]
+    evaluated = outputs.get(("flights_train.evaluate", "again")) or outputs[("flights_train.evaluate", "")]
+    verdict = evaluated["verdict"]
+    model = promoted.get("model") or verdict["model"]
+    yield f"Champion     {model['name']} version {model['version']} ({verdict['decision']})"
+    for name, metric in verdict["metrics"].items():
+        yield f"             {name:20} {metric['value']:.4f}  [{metric['low']:.4f}, {metric['high']:.4f}]"
+
+
+def days(first: str, last: str) -> list[str]:
+    """The days of a range."""
+    from airflow_ml_provider.contract.partitions import parse_partitions
+
+    return list(parse_partitions(f"{first}..{last}").values)
+
+
+def brief(output: dict[str, Any], most: int) -> str:
+    """The first facts of a step's summary."""
+    facts = list(output.get("summary", {}).items())[:most]
+    return ", ".join(f"{name} {pretty(value)}" for name, value in facts)
+
+
+def pretty(value: Any) -> str:
+    """A value as people write it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def say(line: str) -> None:
+    """A line of the story."""
+    print(line, flush=True)
+
+
+def tick() -> None:
+    """A sign of life while waiting, where somebody looks."""
+    if sys.stdout.isatty():
+        print(time.strftime("   ... %H:%M:%S\r"), end="", flush=True)
+
+
+def main() -> int:
+    """Run the demo; 0 when all of it worked."""
+    parser = argparse.ArgumentParser(description="Run the flights pipeline through a local Airflow.")
+    parser.add_argument("--home", type=Path, default=DEFAULT_HOME, help="default: %(default)s")
+    options = parser.parse_args()
+    began = time.monotonic()
+    say("0  Start PostgreSQL, MLflow and Airflow")
+    try:
+        with Deployment(options.home, say=lambda line: say(f"   {line}")) as deployment:
+            demo = Demo(deployment)
+            demo.play()
+            say("\n" + "=" * 96)
+            for line in demo.summary():
+                say(line)
+            kept = not deployment.started_here
+            urls = f"Airflow {deployment.airflow_url}   MLflow {deployment.mlflow_url}"
+            say(f"{'Browse' if kept else '`make up`, then browse'}   {urls}")
+            say(f"Done in {time.monotonic() - began:.0f} s")
+    except (AirflowError, DeploymentError) as error:
+        say(
+            f"\nThe demo stopped: {error}\nWhat was published is kept; `make demo` again continues from there."
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
