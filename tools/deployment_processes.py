@@ -1,9 +1,10 @@
 """Processes that outlive the command that started them: who they are, and how to end them.
 
 A pid says too little: after a crash or a reboot it may belong to somebody else. A process is therefore known
-by pid *and* start, and nothing is ever signalled that does not match both. Everything is started as the leader
-of its own session, because Airflow moves each task into a process group of its own: a group would not hold the
-tasks, the session does.
+by pid *and* start, and nothing is signalled that does not match both. Everything is started as the leader of
+a session of its own, because Airflow moves each task into its own process group: a group would not hold the
+tasks, the session does. A step that leads a session itself and lost its task is found by a mark in its
+environment.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 RECORD_PROTOCOL = 1
+# The environment variable that marks every process of one start of a deployment; its value is never reused.
+MARK = "AIRFLOW_ML_DEPLOYMENT"
 # Below the kernel's range for outgoing connections (32768 and up), so that a port kept over a restart is not
 # taken meanwhile by somebody's client socket.
 PORT_RANGE = range(20000, 30000)
@@ -35,30 +38,31 @@ class ProcessIdentity:
 
     pid: int
     started: str
+    folder: str = ""
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity | None:
         """The process that has this pid now; None where there is none, or only a zombie."""
         started = _start_of(pid)
-        return None if started is None else cls(pid, started)
+        return None if started is None else cls(pid, started, _folder_of(pid))
 
     def is_alive(self) -> bool:
         """Whether this very process still runs, and not another one that got its pid."""
         return _start_of(self.pid) == self.started
 
     def session(self) -> list[psutil.Process]:
-        """What runs in the session that this process leads, itself included, oldest first.
+        """What runs in the session that this process leads, itself included, in the order of pids.
 
-        Empty when the pid was given to another process. A leader that died may leave members behind; its pid
-        cannot be given away while they live, so they are still the session's.
+        Empty when the pid was given to another process. Where the leader died, its session is what bears its
+        pid and has a process in its working folder: the pid might have led another session since.
         """
         now = _start_of(self.pid)
         if now is not None and now != self.started:
             return []
         members = [process for process in psutil.process_iter() if _session_of(process.pid) == self.pid]
-        if now is None and not _same_boot(self.started):
+        if now is None and not any(_folder_of(process.pid) == self.folder for process in members):
             return []
-        return sorted(members, key=lambda process: process.pid)
+        return sorted(members, key=lambda process: int(process.pid))
 
 
 def _start_of(pid: int) -> str | None:
@@ -82,9 +86,10 @@ def _boot() -> str:
     return ""
 
 
-def _same_boot(started: str) -> bool:
-    boot, separator, _ = started.rpartition(":")
-    return not separator or boot == _boot()
+def _folder_of(pid: int) -> str:
+    with suppress(psutil.Error, OSError):
+        return str(psutil.Process(pid).cwd())
+    return ""
 
 
 def _session_of(pid: int) -> int | None:
@@ -94,16 +99,16 @@ def _session_of(pid: int) -> int | None:
 
 
 def start_session(
-    command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, mark: str = ""
 ) -> tuple[subprocess.Popen[bytes], ProcessIdentity]:
-    """Start a command as the leader of a session of its own, its output in `log` (the last one kept as .1)."""
+    """Start a command as the leader of its own session, its output in `log` (the last one is kept as .1)."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
         log.replace(log.with_name(log.name + ".1"))
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            env=dict(env),
+            env={**env, MARK: mark},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -111,28 +116,57 @@ def start_session(
             start_new_session=True,
         )
     identity = ProcessIdentity.of(process.pid)
-    # It may have died at once: an identity that matches nothing any more says so to whoever asks.
-    return process, identity or ProcessIdentity(process.pid, "died at once")
+    # It may have died at once: then an identity that matches no process.
+    return process, identity or ProcessIdentity(process.pid, "died at once", str(cwd))
 
 
-def end_sessions(leaders: Iterable[ProcessIdentity], patience: float = 15.0) -> None:
-    """End sessions and whatever their processes started: TERM, wait up to `patience` seconds, KILL."""
-    doomed: dict[int, psutil.Process] = {}
+def end_processes(leaders: Iterable[ProcessIdentity], mark: str = "", patience: float = 15.0) -> None:
+    """End sessions and whatever their processes started: TERM, wait up to `patience` seconds, KILL.
+
+    :param leaders: the leaders of the sessions; one whose pid was given to another process is passed over.
+    :param mark: also end what carries this mark, however it came to run.
+    :param patience: seconds between TERM and KILL.
+    """
+    leaders = list(leaders)
+    doomed: set[psutil.Process] = set()
+    asked: set[psutil.Process] = set()
+    began = time.monotonic()
+    # In rounds, because a process may start another between being listed and being ended.
+    while time.monotonic() - began < patience + 10:
+        doomed.update(_living(leaders, mark))
+        doomed = {process for process in doomed if _start_of(process.pid) and process.is_running()}
+        if not doomed:
+            return
+        out_of_patience = time.monotonic() - began >= patience
+        for process in doomed:
+            # psutil compares the start time before it signals: a pid that changed hands is left alone.
+            with suppress(psutil.Error):
+                if out_of_patience:
+                    process.kill()
+                elif process not in asked:
+                    process.terminate()
+        asked |= doomed
+        psutil.wait_procs(doomed, timeout=0.2)
+
+
+def _living(leaders: Iterable[ProcessIdentity], mark: str) -> set[psutil.Process]:
+    living = set(_marked(mark)) if mark else set()
     for leader in leaders:
         for member in leader.session():
-            doomed[member.pid] = member
-            # A step may lead a session of its own; it is still a child of a task.
+            living.add(member)
             with suppress(psutil.Error):
-                doomed.update((child.pid, child) for child in member.children(recursive=True))
-    # psutil compares the start time before it signals: a pid that changed hands in between is left alone.
-    for process in doomed.values():
-        with suppress(psutil.Error):
-            process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(list(doomed.values()), timeout=patience)
-    for process in alive:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5)
+                living.update(member.children(recursive=True))
+    return {process for process in living if process.pid != os.getpid()}
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        # Another user's, or overwritten (Airflow's own processes write their title there): not seen.
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
 
 
 def free_port(preferred: int | None = None, taken: Iterable[int] = ()) -> int:
@@ -161,6 +195,7 @@ class DeploymentRecord:
     """What `deployment.json` says: which processes were started, on which ports, with which settings."""
 
     settings: str = ""
+    mark: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, ProcessIdentity] = field(default_factory=dict)
     urls: dict[str, str] = field(default_factory=dict)
@@ -174,9 +209,12 @@ class DeploymentRecord:
                 return cls()
             return cls(
                 settings=str(document["settings"]),
+                mark=str(document["mark"]),
                 ports={name: int(port) for name, port in document["ports"].items()},
                 processes={
-                    name: ProcessIdentity(int(process["pid"]), str(process["started"]))
+                    name: ProcessIdentity(
+                        int(process["pid"]), str(process["started"]), str(process["folder"])
+                    )
                     for name, process in document["processes"].items()
                 },
                 urls=dict(document["urls"]),
@@ -206,8 +244,10 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
         raise
 
 
-def last_lines(log: Path, count: int = 25) -> str:
-    """The end of a log, for an error message."""
-    with suppress(OSError):
-        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
-    return f"(no log at {log})"
+def last_lines(log: Path, count: int = 25, starting_with: tuple[str, ...] = ()) -> str:
+    """The end of a log, for an error message; only of lines that start with one of these words, if given."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return f"(no log at {log})"
+    return "\n".join([line for line in lines if not starting_with or line.startswith(starting_with)][-count:])

@@ -85,6 +85,8 @@ worker_log_server_port = {worker_logs_port}
 trigger_log_server_port = {trigger_logs_port}
 colored_console_log = False
 uvicorn_logging_level = WARNING
+# Tasks talk to the API server all the time; a line for each call hides the others.
+namespace_levels = http.access=WARNING
 """
 
 

@@ -63,7 +63,7 @@ class TrainArguments(Arguments, frozen=True, kw_only=True):
     model: Model
     partitions: str = ""
     params: dict[str, Any] = {}
-    # False lets a model be logged whose format can run code when loaded (pickle); refused by default.
+    # Types ("package.module.Class") that a scikit-learn model may hold beside scikit-learn's, NumPy's and SciPy's.
     trusted_types: tuple[str, ...] = ()
 
 
@@ -74,6 +74,8 @@ class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     gates: tuple[Gate, ...] = ()
     slices: tuple[str, ...] = ()
     resamples: int = 500
+    # The version to compare with; None means the one that the alias "champion" names when the step runs.
+    champion: Model | None = None
 
 
 class PromoteArguments(Arguments, frozen=True, kw_only=True):

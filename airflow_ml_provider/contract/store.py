@@ -144,7 +144,7 @@ class Store:
             raise self._failure("delete", path, error) from error
 
     def paths(self, prefix: str, *, after: str | None = None) -> Iterator[str]:
-        """Paths of the documents below a prefix; with ``after``, only those that sort behind it."""
+        """Paths of the documents below a prefix, in any order; ``after`` leaves out those up to it."""
         import obstore
 
         try:

@@ -88,18 +88,15 @@ class Report:
         lines = [list(row) for row in rows]
         if wrong := next((line for line in lines if len(line) != len(headers)), None):
             raise ValueError(f"a row of {len(wrong)} cells in a table of {len(headers)} columns: {wrong}")
-        classes = [
+        kinds = [
             ' class="number"' if _is_numeric(line[n] for line in lines) else "" for n in range(len(headers))
         ]
-        head = "".join(
-            f"<th scope=col{kind}>{escape(str(name))}</th>" for name, kind in zip(headers, classes, strict=True)
-        )
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(line, classes, strict=True))
-            + "</tr>\n"
+        head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(headers, kinds, strict=True))
+        cells = (
+            "".join(f"<td{kind}>{_cell(value)}</td>" for value, kind in zip(line, kinds, strict=True))
             for line in lines
         )
+        body = "".join(f"<tr>{line}</tr>\n" for line in cells)
         said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         self._parts.append(
             f"<figure>{said}<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></figure>"

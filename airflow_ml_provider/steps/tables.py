@@ -7,13 +7,14 @@ of the same content changes nothing, and the same bytes are never published twic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from airflow_ml_provider.contract.documents import Publication
@@ -86,7 +87,7 @@ class PinnedTable:
         column = self.partition_by
         if column is None:
             raise ConfigError(
-                f"partitions {partitions.label!r} of table {self.name!r} were asked for; it is not partitioned",
+                f"partitions {partitions.label!r} of {self.name!r} were asked for; it is not partitioned",
                 todo="leave partitions= out, or publish the table with a partition column",
             )
         return column
@@ -128,10 +129,14 @@ def already_published(
         return None
     except (DeltaError, OSError) as error:
         raise storage_failure(f"open table {target.name!r}", uri, error) from error
-    mark = _content_number(content)
-    if any(delta.transaction_version(app) != mark for app in _applications(partitions)):
-        return None
-    return PinnedTable(target, uri, delta).published(partitions)
+    if partitions is None:
+        # A partition published later leaves the whole table's transaction as it was: ask the last commit.
+        last = _commit_info(store, target.name, delta.version())
+        done = last.get("content") == content and last.get("partitions") == _WHOLE_TABLE
+    else:
+        mark = _mark(delta, partitions, content)
+        done = all(delta.transaction_version(app) == mark for app in _applications(partitions))
+    return PinnedTable(target, uri, delta).published(partitions) if done else None
 
 
 def publish(
@@ -143,7 +148,7 @@ def publish(
     content: str,
     suite: str | None = None,
 ) -> Publication:
-    """Replace partitions of a table (or all of it) by new rows, in one commit that is seen whole or not at all.
+    """Replace partitions of a table (or all of it) by new rows, in one commit: seen whole or not at all.
 
     :param batches: the rows; read once, batch by batch, so that memory does not grow with the table. An
         exception raised while they are read leaves the table as it was.
@@ -158,7 +163,7 @@ def publish(
         return done
     if partitions is not None and target.partition_by is None:
         raise ConfigError(
-            f"partitions {partitions.label!r} cannot be published to {target.name!r}: it has no partition column",
+            f"{partitions.label!r} cannot be published to {target.name!r}: it has no partition column",
             todo=f'declare it: Table("{target.name}", partition_by="ds")',
         )
     aside = None
@@ -172,7 +177,9 @@ def publish(
         batches = pa.RecordBatchReader.from_stream(staged.to_pyarrow_dataset().scanner().to_reader())
     uri = step.store.table_uri(target.name)
     counted = _Counter(batches, target, partitions)
-    mark = _content_number(content)
+    reader = counted.reader()
+    delta = _created(target, uri, reader.schema)
+    mark = _mark(delta, partitions, content)
     commit = CommitProperties(
         custom_metadata={
             "step_key": step.key,
@@ -183,10 +190,18 @@ def publish(
         app_transactions=[Transaction(app, mark) for app in _applications(partitions)],
     )
     predicate = partitions.predicate(target.partition_by) if partitions and target.partition_by else None
-    _write(target, uri, counted.reader(), predicate=predicate, commit=commit)
+    if predicate:
+        _check_types(target, delta, reader.schema)
+    try:
+        _write(target, uri, reader, predicate=predicate, commit=commit)
+    except TransientError:
+        # The writer in the way may have been another try of this very step, and have done the work.
+        if done := already_published(step.store, target, partitions, content):
+            return done
+        raise
     if aside:
         remove(step.store, aside)
-    version = DeltaTable(uri, storage_options=storage_options(uri)).version()
+    version = _version_of(step, target, content)
     label = partitions.label if partitions else ""
     step.log.info("published %s version %s: %s rows%s", target.name, version, f"{counted.rows:,}",
                   f" in {target.partition_by}={label}" if label else "")  # fmt: skip
@@ -276,18 +291,16 @@ def _write(
             raised.append(error)
             raise
 
-    partition_by = [target.partition_by] if target.partition_by and commit is not None else None
-    exists = predicate is not None and _exists(uri)
     try:
         write_deltalake(
             uri,
             pa.RecordBatchReader.from_batches(batches.schema, watched()),
-            partition_by=partition_by,
+            partition_by=[target.partition_by] if target.partition_by and commit is not None else None,
             mode="overwrite",
-            predicate=predicate if exists else None,
+            schema_mode="merge" if predicate else "overwrite",
+            predicate=predicate,
             storage_options=storage_options(uri),
             commit_properties=commit,
-            schema_mode="merge" if exists else "overwrite",
         )
     except CommitFailedError as error:
         raise TransientError(
@@ -300,23 +313,82 @@ def _write(
             raise raised[0] from None
         if isinstance(error, MLError):
             raise
-        if isinstance(error, DeltaError) and "schema" in str(error).lower():
-            raise DataError(
-                f"the rows do not fit table {target.name!r}: {error}", kept="the table is as it was"
-            ) from error
         raise storage_failure(f"write table {target.name!r}", uri, error) from error
 
 
-def _exists(uri: str) -> bool:
-    return DeltaTable.is_deltatable(uri, storage_options=storage_options(uri))
+def _check_types(target: Table, delta: DeltaTable, schema: pa.Schema) -> None:
+    # Left to itself, delta-rs casts what it can and fails late and in its own words on what it cannot.
+    there = {field.name: field.type for field in delta.schema().fields}
+    for field in Schema.from_arrow(schema).fields:
+        if field.name in there and there[field.name] != field.type:
+            raise DataError(
+                f"the rows do not fit table {target.name!r}: column {field.name!r} is "
+                f"{_type_name(field.type)} in the rows and {_type_name(there[field.name])} in the table",
+                kept="the table is as it was",
+                todo="make the rows' type the table's, or publish under another table name",
+            )
+
+
+def _type_name(kind: object) -> str:
+    return str(getattr(kind, "type", kind))
+
+
+def _created(target: Table, uri: str, schema: pa.Schema) -> DeltaTable:
+    """The table, created empty if there is none.
+
+    Version 0 never holds rows: two writers that both create the table with theirs do not see each other,
+    and lose or double rows. Creation itself is an atomic create-if-absent of the first commit.
+    """
+    options = storage_options(uri)
+    try:
+        return DeltaTable(uri, storage_options=options)
+    except TableNotFoundError:
+        pass
+    except (DeltaError, OSError) as error:
+        raise storage_failure(f"open table {target.name!r}", uri, error) from error
+    partition_by = [target.partition_by] if target.partition_by else None
+    try:
+        # Without the limit, delta-rs would create a table that is there by now once more, as version 1.
+        once = CommitProperties(max_commit_retries=0)
+        return DeltaTable.create(
+            uri, schema, partition_by=partition_by, storage_options=options, commit_properties=once
+        )
+    except (DeltaError, OSError) as error:
+        try:
+            return DeltaTable(uri, storage_options=options)
+        except (DeltaError, OSError):
+            raise storage_failure(f"create table {target.name!r}", uri, error) from error
+
+
+def _version_of(step: StepContext, target: Table, content: str) -> int:
+    """The version that this step's commit made; the newest one may already be another writer's."""
+    newest = step.store.latest_version(target.name) or 0
+    for version in range(newest, 0, -1):
+        commit = _commit_info(step.store, target.name, version)
+        if commit.get("step_key") == step.key and commit.get("content") == content:
+            return version
+    return newest
+
+
+def _commit_info(store: Store, table: str, version: int) -> dict[str, Any]:
+    # From the log itself: delta-rs numbers its history wrongly while others commit.
+    content = store.read(f"tables/{table}/_delta_log/{version:020}.json") or b""
+    for line in content.splitlines():
+        if b'"commitInfo"' in line[:20]:
+            return dict(json.loads(line)["commitInfo"])
+    return {}
 
 
 def _applications(partitions: Partitions | None) -> Iterable[str]:
     return [f"partition:{value}" for value in partitions.values] if partitions else [f"table:{_WHOLE_TABLE}"]
 
 
-def _content_number(content: str) -> int:
-    """The content digest as the 63-bit number that a Delta transaction can hold."""
+def _mark(delta: DeltaTable, partitions: Partitions | None, content: str) -> int:
+    """The content digest as the 63-bit number that a Delta transaction can hold.
+
+    A partition's number depends on the last publication of the whole table too, which replaced it.
+    """
     from airflow_ml_provider.contract.identity import digest
 
-    return int(digest(content)[:15], 16)
+    whole = "" if partitions is None else str(delta.transaction_version(f"table:{_WHOLE_TABLE}"))
+    return int(digest(content, whole)[:15], 16)

@@ -1,0 +1,53 @@
+# What a user and a contributor run. `make help` lists it.
+BIN := .venv/bin
+# Written once, used by all: some environments switch bytecode off, which doubles every import.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo up down status test test-slow lint format lock clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: .venv/.stamp ## the locked environment in .venv (PYTHON=... chooses the interpreter)
+
+.venv/.stamp: requirements.lock pyproject.toml tools/venv.sh
+	@PYTHON="$(PYTHON)" bash tools/venv.sh
+
+demo: venv ## the whole flights pipeline through a real Airflow; ends by itself
+	@$(BIN)/python tools/demo.py
+
+up: venv ## Airflow, MLflow and PostgreSQL, left running to browse
+	@$(BIN)/python tools/deployment.py up
+
+down: ## end what `make up` started; all data is kept
+	@if [ -x $(BIN)/python ]; then $(BIN)/python tools/deployment.py down; fi
+
+status: ## what runs, and where
+	@$(BIN)/python tools/deployment.py status
+
+test: venv lint ## everything that proves it
+	@$(BIN)/pytest -n 2 -q -m "not slow" tests --ignore tests/integration
+	@$(BIN)/pytest -q -m "not slow" tests/integration
+
+test-slow: venv ## what takes minutes or installs more
+	@$(BIN)/pytest -q -m slow tests
+
+lint: venv ## style, types, import boundaries
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: venv ## rewrite to the project's style
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format .
+
+lock: ## resolve requirements.lock anew from pyproject.toml (UPGRADE=1: to the newest versions)
+	@PYTHON="$(PYTHON)" bash tools/venv.sh uv
+	.venv-uv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
+		--generate-hashes --no-emit-index-url --no-header $(if $(UPGRADE),--upgrade) -o requirements.lock
+
+clean: down ## end and delete the local deployment with its data, and all caches; .venv stays
+	@rm -rf .airflow .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,8 @@
+"""Computes: one value saying where a step runs."""
+
+from __future__ import annotations
+
+from airflow_ml_provider.compute.base import Compute, Exit, Launch
+from airflow_ml_provider.compute.local import LocalCompute
+
+__all__ = ["Compute", "Exit", "Launch", "LocalCompute"]

@@ -1,0 +1,79 @@
+"""What every compute does: run a step by its spec, resume waiting for it, cancel it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_ml_provider.contract.errors import InfrastructureError, MLError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+@dataclass(frozen=True)
+class Launch:
+    """All that a compute may know of a step.
+
+    :param step_key: the step's identity, the same over all tries; names whatever the compute starts.
+    :param verb: which step.
+    :param spec_uri: where its spec is.
+    :param code_roots: folders that the user's code is imported from.
+    :param credentials: environment variables that the step needs and nobody may see: not in a spec, a log,
+        a rendered field or a command line.
+    """
+
+    step_key: str
+    verb: str
+    spec_uri: str
+    code_roots: tuple[str, ...] = ()
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def arguments(self) -> list[str]:
+        """What to give to Python to run the step."""
+        return ["-m", "airflow_ml_provider.steps", self.verb, "--spec", self.spec_uri]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a step's process ended; only looked at when the step left no result.
+
+    :param code: its exit code, those of the error kinds if the step itself chose it.
+    :param error: what the place knows better: killed, evicted, preempted.
+    :param last_lines: the end of its output, where the compute has it.
+    """
+
+    code: int
+    error: MLError | None = None
+    last_lines: str = ""
+
+
+class Compute(ABC):
+    """A place where steps run, as a value: frozen, hashable, its repr complete and the same at every parse.
+
+    Resources (memory, processors, image) are fields of the compute. A subclass may end :meth:`run` by raising
+    ``TaskDeferred`` with the method name ``execute_complete``; the operator then calls :meth:`resume` with
+    the event, in another process that knows only the launch.
+    """
+
+    @abstractmethod
+    def run(self, launch: Launch, context: Context) -> Exit:
+        """Run a step to its end; find it again instead of starting a second one where that is possible.
+
+        :raises TransientError: it is unknown whether the step runs; a retry will look again.
+        """
+
+    def resume(self, launch: Launch, context: Context, event: Mapping[str, Any]) -> Exit:
+        """Carry on after a deferral."""
+        raise InfrastructureError(f"{self!r} never defers, and was given an event: {dict(event)!r}")
+
+    @abstractmethod
+    def cancel(self, launch: Launch) -> None:
+        """End a running step; no error if it does not run."""
+
+    def content(self) -> Mapping[str, str]:
+        """What a result depends on beside the spec, such as an image digest; goes into the fingerprint."""
+        return {}

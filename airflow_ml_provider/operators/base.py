@@ -1,0 +1,173 @@
+"""What all step operators do; a verb's own module says only what its step is given."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from airflow.sdk import BaseOperator
+
+from airflow_ml_provider import __version__, config
+from airflow_ml_provider.compute.base import Launch
+from airflow_ml_provider.contract.documents import PROTOCOL, StepResult, StepSpec, Tracking, read_spec
+from airflow_ml_provider.contract.errors import InfrastructureError
+from airflow_ml_provider.contract.identity import explain_difference, fingerprint
+from airflow_ml_provider.links.step import DataDocsLink, MlflowRunLink, ModelLink, ReportLink
+from airflow_ml_provider.operators import events, results, runs
+from airflow_ml_provider.operators.pins import Pins, code_of, code_roots, commit_of
+from airflow_ml_provider.operators.retries import StepRetryPolicy
+
+if TYPE_CHECKING:
+    from airflow.sdk import Asset, BaseOperatorLink, Context, RetryPolicy
+
+    from airflow_ml_provider.compute.base import Compute, Exit
+    from airflow_ml_provider.contract.arguments import Arguments
+    from airflow_ml_provider.contract.store import Store
+
+
+class StepOperator(BaseOperator):
+    """Runs one step: pins what it reads, writes its spec, has a compute run it, and believes its result.
+
+    A retry finds the result of an earlier try and reuses it when nothing that it depends on has changed; so
+    does a cleared task. Killing the task ends the step. XCom gets a small manifest of references and numbers.
+
+    :param compute: where the step runs; the deployment's default when left out.
+    :param code: folder or folders of the user's code, relative to the DAG file's; its own folder and its
+        bundle's when left out.
+    :param seed: seeds everything the step draws from.
+    :param retry_policy: replaces the default, which retries only failures that a retry can help.
+    """
+
+    verb: ClassVar[str] = ""
+    # False for a step that reads what no fingerprint covers: it looks for itself whether there is work.
+    reusable: ClassVar[bool] = True
+    operator_extra_links: Sequence[BaseOperatorLink] = (
+        MlflowRunLink(), ReportLink(), DataDocsLink(), ModelLink(),
+    )  # fmt: skip
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        compute: Compute | None = None,
+        code: str | PathLike[str] | Iterable[str | PathLike[str]] | None = None,
+        seed: int = 0,
+        retry_policy: RetryPolicy | None = StepRetryPolicy(),  # noqa: B008 - it has no state
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(retry_policy=retry_policy, **kwargs)
+        self.compute = compute
+        self.code = code
+        self.seed = seed
+        self.step_links: dict[str, str] = {}
+        self._launch: Launch | None = None
+
+    @abstractmethod
+    def arguments(self, pins: Pins, context: Context) -> Arguments:
+        """The step's arguments, pinned."""
+
+    def entry_points(self) -> Iterable[str | None]:
+        """The user's functions that the step calls, as ``package.module:name``."""
+        return ()
+
+    def further_parts(self, pins: Pins, arguments: Any) -> Mapping[str, Any]:
+        """What else the result depends on, beside arguments and code."""
+        return {}
+
+    def announce(self, result: StepResult, context: Context) -> None:
+        """Put what the step did on the events of its assets, and withhold those that nothing calls for."""
+        events.announce_table(self, result, context)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the step, or reuse its result."""
+        store = config.store()
+        spec, credentials = self._spec(store, context)
+        earlier = results.read(store, spec.step_key)
+        if earlier is not None and self.reusable and results.stands(earlier, spec):
+            self.log.info("hit: step %s has done exactly this already; its result stands", spec.step_key)
+            return self._finish(earlier, context)
+        if earlier is not None and earlier.parts:
+            changed = explain_difference(earlier.parts, spec.parts) or "the earlier try did not succeed"
+            self.log.info("miss: %s", changed if self.reusable else "looking for new input")
+        results.forget(store, spec.step_key)
+        spec_uri = store.write(f"runs/{spec.step_key}/spec.json", spec.encode())
+        launch = Launch(spec.step_key, self.verb, spec_uri, spec.code.roots, credentials)
+        self._launch = launch
+        self.log.info("running the %s step %s: %s", self.verb, spec.step_key, spec_uri)
+        return self._conclude(store, spec, self._compute().run(launch, context), context)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry on after the compute deferred: the spec in the store says what was started."""
+        store = config.store()
+        key = runs.step_key_of(context)
+        uri = store.run_uri(key, "spec.json")
+        content = store.read(f"runs/{key}/spec.json")
+        if content is None:
+            raise InfrastructureError(f"the spec that was started is gone: {uri}")
+        spec = read_spec(content, source=uri)
+        self._launch = Launch(key, self.verb, uri, spec.code.roots)
+        return self._conclude(store, spec, self._compute().resume(self._launch, context, event), context)
+
+    def on_kill(self) -> None:
+        """End the step when the task is ended."""
+        if self._launch is not None:
+            self._compute().cancel(self._launch)
+
+    def add_outlet(self, asset: Asset) -> None:
+        """Declare an asset that the step publishes, beside those the DAG author declared."""
+        if asset not in self.outlets:
+            self.outlets = [*self.outlets, asset]
+
+    def _conclude(self, store: Store, spec: StepSpec, ended: Exit, context: Context) -> dict[str, Any]:
+        return self._finish(results.believe(store, spec, ended), context)
+
+    def _finish(self, result: StepResult, context: Context) -> dict[str, Any]:
+        self.step_links = dict(result.links)
+        results.raise_unless_success(result)
+        for warning in result.warnings:
+            self.log.warning(warning)
+        self.announce(result, context)
+        return result.manifest()
+
+    def _compute(self) -> Compute:
+        return self.compute or config.compute()
+
+    def _spec(self, store: Store, context: Context) -> tuple[StepSpec, dict[str, str]]:
+        from airflow_ml_provider.hooks.mlflow import find_hook
+
+        pins = Pins(store, wanted_by=f"task {self.task_id!r}")
+        arguments = self.arguments(pins, context)
+        roots = code_roots(self.code, self.dag.fileloc, runs.bundle_of(context))
+        code = code_of(self.entry_points(), roots, commit_of(roots))
+        hook = find_hook()
+        tracking = Tracking(
+            hook.tracking_uri if hook else "", config.experiment(self.dag_id), config.mlflow_browse_url()
+        )
+        builtins: dict[str, Any] = msgspec.to_builtins(arguments)
+        parts = {
+            "verb": self.verb,
+            "code": code.digest,
+            "seed": self.seed,
+            "protocol": PROTOCOL,
+            "package": __version__,
+            **self._compute().content(),
+            **self.further_parts(pins, arguments),
+            **builtins,
+        }
+        spec = StepSpec(
+            verb=self.verb,
+            store=store.uri,
+            arguments=builtins,
+            step_key=runs.step_key_of(context),
+            seed=self.seed,
+            code=code,
+            tracking=tracking,
+            run=runs.run_of(context),
+            parts=parts,
+            fingerprint=fingerprint(parts),
+        )
+        spec.typed_arguments()
+        return spec, hook.environment() if hook else {}

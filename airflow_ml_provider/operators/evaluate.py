@@ -1,0 +1,85 @@
+"""A candidate model against the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_ml_provider.contract.arguments import EvaluateArguments
+from airflow_ml_provider.contract.errors import ConfigError
+from airflow_ml_provider.contract.gates import Gate
+from airflow_ml_provider.contract.models import Model
+from airflow_ml_provider.operators.base import StepOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_ml_provider.contract.documents import StepResult
+    from airflow_ml_provider.contract.tables import Table
+    from airflow_ml_provider.operators.pins import Pins
+
+
+class EvaluateOperator(StepOperator):
+    """Compares a candidate with the champion on the same pinned rows and judges it by gates.
+
+    Its output carries the verdict for PromoteOperator. A retry and a clear reuse the verdict while
+    candidate, champion, rows and gates are the same.
+
+    :param candidate: a Model, ``"name@alias"``, ``"name/version"`` or a train step's ``.output``. (templated)
+    :param table: feature rows with labels, which the candidate was not trained on. (templated)
+    :param partitions: which partitions to evaluate on; all of them when empty. (templated)
+    :param gates: conditions that the candidate must meet.
+    :param slices: columns by whose groups the metrics are reported too.
+    :param resamples: of the bootstrap behind the confidence intervals.
+    """
+
+    verb = "evaluate"
+    template_fields: Sequence[str] = ("candidate", "table", "partitions", "gates", "slices")
+    ui_color = "#fce4ec"
+
+    def __init__(
+        self,
+        *,
+        candidate: Model | str | Any,
+        table: Table | str | Any,
+        partitions: str = "",
+        gates: Sequence[Gate] = (),
+        slices: Sequence[str] = (),
+        resamples: int = 500,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for gate in gates:
+            if not isinstance(gate, Gate):
+                raise ConfigError(
+                    f"task {self.task_id!r}: {gate!r} is not a gate",
+                    todo='write it as Gate("roc_auc", at_least=0.7)',
+                )
+        if isinstance(slices, str):
+            raise ConfigError(f"slices is the text {slices!r}", todo=f"give a list of columns: [{slices!r}]")
+        if resamples < 1:
+            raise ConfigError(f"resamples is {resamples}", todo="use some hundreds for stable intervals")
+        self.candidate = candidate
+        self.table = table
+        self.partitions = partitions
+        self.gates = list(gates)
+        self.slices = list(slices)
+        self.resamples = resamples
+
+    def arguments(self, pins: Pins, context: Context) -> EvaluateArguments:
+        """The step's arguments, with candidate and table pinned."""
+        return EvaluateArguments(
+            candidate=pins.model(self.candidate),
+            table=pins.table(self.table),
+            partitions=str(self.partitions),
+            gates=tuple(self.gates),
+            slices=tuple(self.slices),
+            resamples=self.resamples,
+        )
+
+    def further_parts(self, pins: Pins, arguments: EvaluateArguments) -> Mapping[str, Any]:
+        """The champion, which the step finds by its alias."""
+        return {"champion": pins.version_of(Model(arguments.candidate.name, "champion"))}
+
+    def announce(self, result: StepResult, context: Context) -> None:
+        """An evaluation publishes nothing."""

@@ -1,0 +1,126 @@
+"""Features: rows with what was known about them at their prediction time, and the proof of it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from airflow_ml_provider.contract.arguments import FeaturesArguments
+from airflow_ml_provider.contract.errors import ConfigError
+from airflow_ml_provider.contract.identity import document_digest
+from airflow_ml_provider.steps import feature_build, feature_definition, leakage, tables
+from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext
+from airflow_ml_provider.steps.feature_build import Built, Wanted
+from airflow_ml_provider.steps.feature_definition import Roles
+from airflow_ml_provider.steps.feature_inputs import Inputs
+from airflow_ml_provider.steps.leakage import Checked
+from airflow_ml_provider.steps.point_in_time import connect
+from airflow_ml_provider.steps.replay import replay
+
+# A leak does its harm in training, so rows with labels are replayed at more moments.
+_MOMENTS_WITH_LABELS, _MOMENTS_WITHOUT = 3, 1
+
+
+def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
+    """Build the feature rows of some partitions, prove that they hold nothing from the future, publish them."""
+    features = feature_definition.load(step, arguments.features)
+    if arguments.labels:
+        feature_build.labelled(features)
+    partitions = step.partitions(arguments.partitions)
+    pinned = {table.name: step.read(table) for table in arguments.tables}
+    mark = feature_definition.feature_hash(features, arguments.features, step.spec.code.roots)
+    versions = {name: table.version for name, table in pinned.items()}
+    content = document_digest([step.spec.fingerprint, versions, mark])
+    if done := tables.already_published(step.store, arguments.publish, partitions, content):
+        return Outcome(
+            table=done, summary={"rows": done.rows, "already published": f"version {done.version}"}
+        )
+
+    target = arguments.publish
+    wanted = Wanted(
+        target.partition_by, partitions, labels=arguments.labels, known_at=_moment(arguments.known_at)
+    )
+    inputs = Inputs({name: table.lazy() for name, table in pinned.items()}, step.scratch)
+    with connect(step.scratch) as connection:
+        say = _Teller(step)
+        built = feature_build.build(features, inputs, wanted, connection, step.scratch / "build", say)
+        if built is None:
+            where = f"{target.partition_by}={partitions.label}" if partitions else "the tables"
+            raise Skipped(f"no rows to build in {where}: {arguments.features} gives none")
+        checked = leakage.check_times(connection, built)
+        say(f"proved that none of {checked.facts:,} facts is newer than its row's prediction time")
+        replayed = 0
+        if features.as_known:
+            moments = _MOMENTS_WITH_LABELS if wanted.labels else _MOMENTS_WITHOUT
+            replayed = replay(built, inputs, connection, moments=moments, say=say)
+    _warn(step, built, checked)
+    Roles(
+        mark, features.key, features.prediction_time, features.features, arguments.features, target.partition_by,
+        features.label.name if features.label else None, features.keep,
+    ).write(step.store, target.name)  # fmt: skip
+    batches = tables.batches_of(built.published(mark))
+    publication = tables.publish(
+        step, target, batches, partitions=partitions, content=content, suite=arguments.suite
+    )
+    return Outcome(
+        table=publication,
+        metrics={"rows": built.count, "features": len(features.features), "facts": checked.facts}
+        | {f"without_{view}": share for view, share in checked.without_fact.items()},
+        summary=_summary(built, checked, replayed, mark),
+    )
+
+
+class _Teller:
+    """Progress lines with the seconds since the start."""
+
+    def __init__(self, step: StepContext) -> None:
+        self._step = step
+        self._started = time.monotonic()
+
+    def __call__(self, said: str) -> None:
+        self._step.log.info("%s (%.1f s)", said, time.monotonic() - self._started)
+
+
+def _warn(step: StepContext, built: Built, checked: Checked) -> None:
+    for view, count in built.timeless.items():
+        step.warn(f"view {view!r}: {count:,} facts have no event or no knowledge time and are not used")
+    if checked.labels_before:
+        step.warn(
+            f"the label of {checked.labels_before:,} of {built.count:,} rows was known at their prediction time "
+            f"already: either there is nothing to predict, or {built.features.prediction_time!r} is too late"
+        )
+    if built.wanted.labels:
+        for feature, auc in leakage.too_good(built).items():
+            step.warn(
+                f"feature {feature!r} by itself predicts the label with an AUC of {auc:.3f} (above "
+                f"{leakage.TOO_GOOD:.2f}): check that its value is known at the prediction time"
+            )
+
+
+def _summary(built: Built, checked: Checked, replayed: int, mark: str) -> dict[str, object]:
+    summary: dict[str, object] = {"rows": built.count, "features": len(built.features.features)}
+    if built.wanted.labels:
+        summary["rows without a known label, left out"] = built.asked - built.count
+    summary["rows without a fact, by view"] = {
+        view: f"{share:.1%}" for view, share in checked.without_fact.items()
+    }
+    summary["proof"] = f"{checked.facts:,} facts are no newer than their rows' prediction times" + (
+        f"; {replayed} rows replayed from what was known then, all the same" if replayed else ""
+    )
+    summary["feature definition"] = mark[:12]
+    return summary
+
+
+def _moment(known_at: str) -> datetime | None:
+    """A moment in UTC, as a time without a zone."""
+    if not known_at.strip():
+        return None
+    try:
+        moment = datetime.fromisoformat(known_at.strip())
+    except ValueError:
+        raise ConfigError(
+            f"known_at is {known_at!r}, not a moment", todo='write it as "2013-06-08T08:00:00Z"'
+        ) from None
+    return (
+        moment.replace(tzinfo=None) if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    )

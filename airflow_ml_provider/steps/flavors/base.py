@@ -1,0 +1,140 @@
+"""What every flavor does, and what they share."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from airflow_ml_provider.contract.errors import UserCodeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Scores = NDArray[np.float64]
+
+
+class Flavor:
+    """One library's models; this class itself serves those that MLflow knows and this module does not.
+
+    :param name: MLflow's name of the flavor, as in ``mlflow.sklearn``.
+    """
+
+    name: ClassVar[str]
+    # What MLflow calls the file or folder of the native model.
+    file: ClassVar[str] = ""
+
+    def native(self, model: Any) -> Any:
+        """The object that is saved: a wrapper's booster, say."""
+        return model
+
+    def inputs(self, model: Any) -> list[str] | None:
+        """The names of the features that the model was fitted with, if it knows them."""
+        return None
+
+    def options(self, model: Any, trusted_types: Iterable[str], example: pl.DataFrame) -> dict[str, Any]:
+        """Arguments of this flavor for MLflow's ``save_model``."""
+        return {}
+
+    def load(self, folder: Path, settings: Mapping[str, Any]) -> Any:
+        """The model from an MLflow model's folder.
+
+        :param settings: what MLflow noted of this flavor when it saved the model.
+        """
+        raise NotImplementedError
+
+    def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
+        """The predicted probability of 1 for each row.
+
+        :param rows: the features, in the model's order.
+        """
+        raise NotImplementedError
+
+    def save(self, model: Any, folder: Path, **common: Any) -> None:
+        """Save with MLflow's own writer of this flavor, leaving out arguments that it does not take."""
+        writer = flavor_module(self.name).save_model
+        known = inspect.signature(writer).parameters
+        given = {name: value for name, value in common.items() if name in known}
+        with _quiet():
+            writer(model, path=str(folder), **given)
+
+    def requirements(self) -> list[str]:
+        """Packages, pinned, that loading the model takes."""
+        found: list[str] = flavor_module(self.name).get_default_pip_requirements()
+        return found
+
+
+class Generic(Flavor):
+    """Any other flavor of MLflow, through its generic interface; must give one probability a row."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+
+    def load(self, folder: Path, settings: Mapping[str, Any]) -> Any:
+        import mlflow.pyfunc
+
+        with without_unpickling():
+            return mlflow.pyfunc.load_model(str(folder))
+
+    def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
+        return np.asarray(model.predict(rows.to_pandas()), np.float64).squeeze()
+
+
+def flavor_module(name: str) -> Any:
+    """MLflow's module of a flavor; None if it has none."""
+    try:
+        return importlib.import_module(f"mlflow.{name}")
+    except ModuleNotFoundError as error:
+        if error.name == f"mlflow.{name}":
+            return None
+        raise
+
+
+def matrix(rows: pl.DataFrame, flavor: str) -> NDArray[np.float64]:
+    """The features as ``(rows, features)`` of 64-bit floats.
+
+    :raises UserCodeError: a feature is text, which this kind of model cannot take.
+    """
+    texts = [name for name, dtype in rows.schema.items() if dtype == pl.String]
+    if texts:
+        raise UserCodeError(
+            f"the {flavor} model was fitted on numbers, and text is what it is given in {', '.join(texts)}",
+            todo="encode text inside the model, so that prediction does what training did: a Pipeline with "
+            "an encoder (scikit-learn), category columns of a pandas frame (LightGBM); or leave it out",
+        )
+    return rows.to_numpy()
+
+
+@contextmanager
+def without_unpickling() -> Iterator[None]:
+    """MLflow's loaders refuse, inside, whatever they would have to unpickle."""
+    name = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # It warns that pip is not installed, which nobody needs to know who installs with uv.
+    logger = logging.getLogger("mlflow.utils.environment")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

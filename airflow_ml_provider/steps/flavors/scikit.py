@@ -1,0 +1,91 @@
+"""scikit-learn's estimators, and whatever is built like one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from airflow_ml_provider.contract.errors import ConfigError, UserCodeError
+from airflow_ml_provider.steps.flavors.base import Flavor, flavor_module, matrix
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.steps.flavors.base import Scores
+
+_SAFE_NAMESPACES = ("sklearn", "numpy", "scipy")
+# Holds a function that must be trusted itself; scikit-learn keeps its own input checks in one.
+_SAFE_TYPES = ("functools.partial",)
+
+
+class ScikitLearn(Flavor):
+    """Anything that is a scikit-learn estimator, by skops."""
+
+    name = "sklearn"
+    file = "model.skops"
+
+    def inputs(self, model: Any) -> list[str] | None:
+        names = getattr(model, "feature_names_in_", None)
+        return None if names is None else [str(name) for name in names]
+
+    def options(self, model: Any, trusted_types: Iterable[str], example: pl.DataFrame) -> dict[str, Any]:
+        if not hasattr(model, "predict_proba"):
+            raise UserCodeError(
+                f"the model, a {type(model).__name__}, has no predict_proba, so it gives no probabilities",
+                todo="use a classifier that has, or wrap it in sklearn.calibration.CalibratedClassifierCV",
+            )
+        types = sorted({*_types_to_trust(model, frozenset(trusted_types)), *trusted_types})
+        return {
+            "serialization_format": "skops",
+            "skops_trusted_types": types,
+            "pyfunc_predict_fn": "predict_proba",
+        }
+
+    def requirements(self) -> list[str]:
+        found: list[str] = flavor_module(self.name).get_default_pip_requirements(include_skops=True)
+        return found
+
+    def load(self, folder: Path, settings: Mapping[str, Any]) -> Any:
+        import skops.io
+
+        return skops.io.load(folder / self.file, trusted=settings.get("skops_trusted_types") or [])
+
+    def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
+        # A model fitted on a bare matrix warns of names it has not seen.
+        given = rows.to_pandas() if hasattr(model, "feature_names_in_") else matrix(rows, self.name)
+        classes = [int(label) for label in model.classes_]
+        if 1 not in classes:
+            raise UserCodeError(f"the model knows the classes {classes} and not the class 1")
+        return np.asarray(model.predict_proba(given)[:, classes.index(1)], np.float64)
+
+
+def _types_to_trust(model: Any, allowed: frozenset[str]) -> list[str]:
+    """The types in a scikit-learn model that skops does not know to be safe, all allowed.
+
+    :raises ConfigError: the model has others, or cannot be saved by skops.
+    """
+    import skops.io
+
+    try:
+        found: list[str] = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    except Exception as error:
+        # skops raises what its serializers happen to raise; each time the model is what it cannot keep.
+        raise ConfigError(
+            f"the model, a {type(model).__name__}, cannot be saved without pickle: {error}",
+            todo="replace functions and classes defined inside others (a lambda in a FunctionTransformer, "
+            "say) by ones at the top of a module",
+        ) from error
+    strange = [
+        name
+        for name in found
+        if name.partition(".")[0] not in _SAFE_NAMESPACES and name not in _SAFE_TYPES and name not in allowed
+    ]
+    if strange:
+        listed = ", ".join(f'"{name}"' for name in strange)
+        raise ConfigError(
+            f"the model holds types that are not known to be safe to load: {', '.join(strange)}",
+            todo=f"if they are yours, or you trust them, allow them: TrainOperator(trusted_types=[{listed}])",
+        )
+    return found

@@ -1,0 +1,194 @@
+"""Partitions of predictions against the reference profiles of the models that made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, cast
+
+import polars as pl
+
+from airflow_ml_provider.contract.arguments import MonitorArguments
+from airflow_ml_provider.contract.documents import ModelVersion
+from airflow_ml_provider.contract.errors import ConfigError, DataError, did_you_mean
+from airflow_ml_provider.contract.partitions import Partitions, parse_partitions
+from airflow_ml_provider.steps.drift import Drift, compare
+from airflow_ml_provider.steps.feature_rows import FeatureRows
+from airflow_ml_provider.steps.monitor_findings import PartitionDrift
+from airflow_ml_provider.steps.profiles import FORMAT, ColumnProfile, Profile, apply_profile_by
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.steps.context import StepContext
+    from airflow_ml_provider.steps.tables import PinnedTable
+
+SCORE = "score"
+REFERENCE_PROFILE = "reference_profile.json"
+SCORE_PROFILE = "score_profile.json"
+_MADE_BY = ("model_name", "model_version", "model_run_id", "feature_hash")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A partition of the predictions table and the one model version that made it."""
+
+    partition: str
+    model: ModelVersion
+    feature_hash: str
+    rows: int
+
+
+class Comparer:
+    """Measures the drift of partitions.
+
+    :param predictions: what a predict step published.
+    :param rows: the feature rows that were predicted.
+    """
+
+    def __init__(
+        self, step: StepContext, arguments: MonitorArguments, predictions: PinnedTable, rows: PinnedTable
+    ) -> None:
+        self.step = step
+        self.arguments = arguments
+        self.predictions = predictions
+        self.rows = rows
+
+    @cached_property
+    def by(self) -> str:
+        """The partition column of the predictions.
+
+        :raises DataError: the table holds no predictions.
+        :raises ConfigError: it is not partitioned.
+        """
+        name, columns = self.predictions.name, self.predictions.columns
+        if missing := [column for column in (*_MADE_BY, SCORE) if column not in columns]:
+            raise DataError(
+                f"table {name!r} has no column {missing[0]!r}, so it holds no predictions",
+                todo="name the table that a predict step publishes",
+            )
+        if self.predictions.partition_by is None:
+            raise ConfigError(
+                f"table {name!r} is not partitioned, and drift is measured by partition",
+                todo=f'publish the predictions with a partition column: Table("{name}", partition_by="ds")',
+            )
+        return self.predictions.partition_by
+
+    def scored(self, wanted: Partitions | None) -> list[Scored]:
+        """Which of the wanted partitions have predictions, in order, and of which model.
+
+        :raises DataError: a partition has predictions of more than one model version.
+        """
+        counted = self.predictions.lazy(wanted).group_by(self.by, *_MADE_BY).agg(rows=pl.len())
+        found: dict[str, Scored] = {}
+        for row in counted.sort(self.by, *_MADE_BY).collect(engine="streaming").iter_rows(named=True):
+            model = ModelVersion(row["model_name"], row["model_version"], row["model_run_id"])
+            this = Scored(str(row[self.by]), model, row["feature_hash"], row["rows"])
+            if other := found.get(this.partition):
+                raise DataError(
+                    f"{self.by} = {this.partition} of table {self.predictions.name!r} was predicted more "
+                    f"than once: by {_made_by(other)} and by {_made_by(this)}",
+                    todo="run the predict step for this partition again; it replaces the partition whole",
+                )
+            found[this.partition] = this
+        return list(found.values())
+
+    def compare(self, scored: Iterable[Scored]) -> tuple[PartitionDrift, ...]:
+        """The drift of each partition, in order; the tables are read once per model version."""
+        groups = groupby(sorted(scored, key=_made_by), key=_made_by)
+        found = [drift for _, group in groups for drift in self._compare_group(list(group))]
+        return tuple(sorted(found, key=lambda part: part.partition))
+
+    def feature_rows(self, partitions: Partitions) -> FeatureRows:
+        """The feature rows of partitions."""
+        return FeatureRows.open(self.step, self.rows, partitions)
+
+    def _compare_group(self, group: list[Scored]) -> Iterator[PartitionDrift]:
+        model, arguments = group[0].model, self.arguments
+        partitions = parse_partitions([scored.partition for scored in group])
+        features, score = self._references(model)
+        rows = self.feature_rows(partitions)
+        if rows.hash != group[0].feature_hash:
+            raise DataError(
+                f"{partitions.label} was predicted from features {group[0].feature_hash[:12]}, and table "
+                f"{self.rows.name!r} holds features {rows.hash[:12]} there now",
+                todo="run the predict step for these partitions again",
+            )
+        row_by = self.rows.partition_by or self.by
+        of_rows = apply_profile_by(features, rows.lazy(), row_by, partitions.values)
+        of_scores = apply_profile_by(score, self.predictions.lazy(partitions), self.by, partitions.values)
+        for scored in group:
+            current, current_score = of_rows[scored.partition], of_scores[scored.partition]
+            if current["rows"] != scored.rows:
+                self.step.warn(
+                    f"{scored.partition} has {scored.rows:,} predictions and {current['rows']:,} feature rows"
+                )
+            yield PartitionDrift(
+                partition=scored.partition,
+                model=model,
+                rows=scored.rows,
+                decided=min(scored.rows, current["rows"]) >= arguments.minimum_rows,
+                max_share=arguments.max_drifted_share,
+                score=_drifts(score, current_score, arguments.max_psi)[0],
+                features=tuple(_drifts(features, current, arguments.max_psi)),
+                reference={**features["columns"], **score["columns"]},
+                current={**current["columns"], **current_score["columns"]},
+            )
+
+    def _references(self, model: ModelVersion) -> tuple[Profile, Profile]:
+        """The profiles kept with a model: of the features that are not ignored, and of its score alone.
+
+        The score's is the one on held-out rows if the model was evaluated: a model is surer of the rows it
+        was trained on than of any others.
+        """
+        tracker, said = self.step.tracker, f"{model.name}/{model.version}"
+        with tracker.speaking(f"list the files of run {model.run_id}, which trained {said}"):
+            kept = {file.path for file in tracker.client.list_artifacts(model.run_id)}
+        columns: dict[str, ColumnProfile] = {}
+        for name in (REFERENCE_PROFILE, SCORE_PROFILE):
+            if name in kept:
+                folder = self.step.scratch / f"reference-{model.run_id}"
+                columns |= _read(
+                    tracker.download(f"runs:/{model.run_id}/{name}", folder).read_bytes(), name, said
+                )
+        score = columns.pop(SCORE, None)
+        if score is None or REFERENCE_PROFILE not in kept:
+            raise DataError(
+                f"model {said} (run {model.run_id}) has no reference profile"
+                f"{' of its score' if columns else ''} to compare with",
+                todo="train it with the train step, which keeps one",
+            )
+        ignored = self.arguments.ignore
+        if unknown := [name for name in ignored if name not in columns]:
+            raise ConfigError(
+                f"ignore names {unknown[0]!r}, which is no feature of {said}",
+                todo=did_you_mean(unknown[0], list(columns)),
+            )
+        features = {name: column for name, column in columns.items() if name not in ignored}
+        return _profile(features), _profile({SCORE: score})
+
+
+def _made_by(scored: Scored) -> str:
+    return f"{scored.model.name}/{scored.model.version} from features {scored.feature_hash[:12]}"
+
+
+def _read(content: bytes, name: str, model: str) -> dict[str, ColumnProfile]:
+    profile = json.loads(content)
+    if profile.get("format") != FORMAT:
+        raise DataError(
+            f"{name} of {model} has format {profile.get('format')}; this installation reads format {FORMAT}",
+            todo="train and evaluate a new version, or run this step on the installation that trained it",
+        )
+    return cast("dict[str, ColumnProfile]", profile["columns"])
+
+
+def _profile(columns: dict[str, ColumnProfile]) -> Profile:
+    return {"format": FORMAT, "rows": 0, "columns": columns}
+
+
+def _drifts(reference: Profile, current: Profile, max_psi: float) -> list[Drift]:
+    return [
+        compare(name, column, current["columns"][name], max_psi)
+        for name, column in reference["columns"].items()
+    ]

@@ -1,0 +1,89 @@
+"""What a model comes from and looks like, kept with its MLflow run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_ml_provider.steps.feature_definition import read_roles
+from airflow_ml_provider.steps.tracking import TAG
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.contract.arguments import TrainArguments
+    from airflow_ml_provider.steps.context import StepContext
+    from airflow_ml_provider.steps.labelled_rows import LabelledRows
+    from airflow_ml_provider.steps.tracking import TrackedRun
+
+
+def tags_of(step: StepContext, rows: LabelledRows) -> dict[str, str]:
+    """What a model version says of its origin, beside its artifact digest."""
+    spec = step.spec
+    return {
+        "feature_hash": rows.rows.hash,
+        "features": rows.rows.entry_point,
+        "label": rows.label,
+        "tables": f"{rows.table.name}@{rows.table.version}",
+        "partitions": rows.partitions,
+        "fingerprint": spec.fingerprint,
+        "step_key": spec.step_key,
+        "seed": str(spec.seed),
+        "code_digest": spec.code.digest,
+        "code_commit": spec.code.commit,
+        "dag_id": spec.run.dag_id,
+        "dag_run_id": spec.run.run_id,
+        "airflow_url": spec.run.url or "",
+    }
+
+
+def log_origin(step: StepContext, run: TrackedRun, arguments: TrainArguments, rows: LabelledRows) -> None:
+    """Parameters, seed, dataset version, feature definition and the parts of the fingerprint.
+
+    Logged before the training, so that a failed run says what it was, too.
+    """
+    own = {name: _as_text(value) for name, value in arguments.params.items()}
+    tags = {TAG + name: value for name, value in tags_of(step, rows).items() if value}
+    step.tracker.log(
+        run.run_id, params={"function": arguments.function, "seed": step.spec.seed, **own}, tags=tags
+    )
+    log_dataset(step, run, rows, "training")
+    roles = read_roles(step.store, rows.table.name, rows.rows.hash)
+    log_document(step, run, "feature_rows.json", msgspec.to_builtins(roles))
+    parts = {"fingerprint": step.spec.fingerprint, "parts": step.spec.parts}
+    log_document(step, run, "fingerprint.json", parts)
+
+
+def log_dataset(step: StepContext, run: TrackedRun, rows: LabelledRows, context: str) -> None:
+    """The pinned table version as an MLflow dataset of the run.
+
+    :param context: what it was used for, "training" or "evaluation".
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    types = rows.frame.collect_schema()
+    columns = [{"name": name, "type": str(types[name])} for name in (*rows.rows.features, rows.label)]
+    dataset = Dataset(
+        name=rows.table.name,
+        digest=f"v{rows.table.version}",
+        source_type="delta_table",
+        source=json.dumps({"path": rows.table.uri, "delta_table_version": rows.table.version}),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps({"num_rows": rows.count, "partitions": rows.partitions}),
+    )
+    with step.tracker.speaking("log the dataset"):
+        step.tracker.client.log_inputs(
+            run.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+        )
+
+
+def log_document(step: StepContext, run: TrackedRun, name: str, document: Mapping[str, Any]) -> None:
+    """Keep a JSON document with the run; equal documents are equal bytes."""
+    path = step.scratch / name
+    path.write_text(json.dumps(document, indent=1, sort_keys=True))
+    step.tracker.log_file(run.run_id, path)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

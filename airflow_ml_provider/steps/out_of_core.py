@@ -1,0 +1,120 @@
+# ruff: noqa: S608 - what becomes SQL is paths of scratch files and column names from this package, never a user's
+"""DuckDB over Parquet files in the scratch folder: work on whole columns that may be larger than memory.
+
+Columns have internal names here (``c0``, ``k0``, ...), given where the files are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import duckdb
+import polars as pl
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+# Polars and the caller's own memory need the other half.
+_MEMORY = "50%"
+_BATCH_ROWS = 100_000
+
+
+class Repeats(NamedTuple):
+    """Keys that occur more than once.
+
+    :param key: the first of them.
+    :param times: how often it occurs.
+    :param keys: how many keys there are like it.
+    :param rows: how many rows have one of these keys.
+    """
+
+    key: tuple[Any, ...]
+    times: int
+    keys: int
+    rows: int
+
+
+def connect(scratch: Path) -> DuckDBPyConnection:
+    """A DuckDB that spills to the scratch folder and uses as many threads as Polars does."""
+    connection = duckdb.connect()
+    for setting, value in (
+        ("memory_limit", _MEMORY),
+        ("threads", pl.thread_pool_size()),
+        ("temp_directory", str(scratch / "spill")),
+        # Everything needed is built in; nothing may be fetched from the network while a step runs.
+        ("autoinstall_known_extensions", False),
+    ):
+        connection.execute(f"SET {setting} = ?", [value])
+    return connection
+
+
+def parquet(path: Path) -> str:
+    """A Parquet file as a table in SQL."""
+    return f"read_parquet({_text(path)})"
+
+
+def write(connection: DuckDBPyConnection, query: str, to: Path) -> None:
+    """Write the result of a query to a Parquet file, in its order."""
+    connection.execute(
+        f"COPY ({query}) TO {_text(to)} (FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {_BATCH_ROWS})"
+    )
+
+
+def repeats(
+    connection: DuckDBPyConnection,
+    path: Path,
+    key: Sequence[str],
+    *,
+    among: Path | None = None,
+    among_key: Sequence[str] = (),
+) -> Repeats | None:
+    """Keys that occur more than once in a file, None when each is there once.
+
+    :param among: look only at keys that this other file has too, in ``among_key``.
+    """
+    source = f"{parquet(path)} l"
+    if among is not None:
+        source += f" SEMI JOIN {parquet(among)} r ON {_same(among_key, key)}"
+    columns = ", ".join(f"l.{column}" for column in key)
+    repeated = f"SELECT {columns}, count(*) AS n FROM {source} GROUP BY {columns} HAVING count(*) > 1"
+    first = connection.execute(f"{repeated} ORDER BY {columns} LIMIT 1").fetchall()
+    if not first:
+        return None
+    keys, rows = connection.execute(f"SELECT count(*), sum(n) FROM ({repeated})").fetchall()[0]
+    return Repeats(first[0][:-1], first[0][-1], keys, rows)
+
+
+def join_known_labels(
+    connection: DuckDBPyConnection,
+    rows: Path,
+    key: Sequence[str],
+    labels: Path,
+    label_key: Sequence[str],
+    *,
+    known_at: datetime | None,
+    to: Path,
+) -> None:
+    """Write the rows that have a known label, with ``label`` and ``label_known``.
+
+    :param labels: file of the ``label_key`` columns, ``label`` and ``known``, each key at most once.
+    :param known_at: labels that became known later do not count.
+    """
+    known = "l.label IS NOT NULL AND l.known IS NOT NULL"
+    if known_at is not None:
+        known += f" AND l.known <= TIMESTAMP '{known_at.isoformat(sep=' ')}'"
+    query = (
+        f"SELECT r.*, l.label, l.known AS label_known FROM {parquet(rows)} r "
+        f"JOIN {parquet(labels)} l ON {_same(key, label_key)} WHERE {known}"
+    )
+    write(connection, query, to)
+
+
+def _same(rows: Sequence[str], other: Sequence[str]) -> str:
+    return " AND ".join(f"r.{mine} = l.{theirs}" for mine, theirs in zip(rows, other, strict=True))
+
+
+def _text(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

@@ -1,0 +1,105 @@
+"""Rows of raw files as they come: text or Parquet's own types, in batches, with the line of each row.
+
+A reader gives work, not batches: parsing a batch is independent of all others, so it can be done in another
+thread while the next bytes are read. The batches of a file are the same whatever does the work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_ml_provider.contract.errors import DataError, did_you_mean
+from airflow_ml_provider.contract.schema import Schema
+from airflow_ml_provider.steps.records import BadRow, Offsets
+from airflow_ml_provider.steps.unpacking import UNPUBLISHED, Member
+
+_PARQUET_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Some rows of a file, untyped.
+
+    :param frame: the declared columns, as they come.
+    :param lines: the line of each row.
+    :param bad: rows that could not be split into columns.
+    :param raw: gives the text of rows, by their position in the frame.
+    """
+
+    frame: pl.DataFrame
+    lines: Offsets
+    bad: Sequence[BadRow]
+    raw: Callable[[Sequence[int]], list[str]]
+
+
+Work = Callable[[], RawBatch]
+
+
+def work_of(member: Member, schema: Schema, delimiter: str) -> Iterator[Work]:
+    """The rows of a file, as work that gives them batch by batch.
+
+    :raises DataError: a declared column is missing, or the file is empty or damaged; names both. Raised
+        while iterating or by the work.
+    """
+    if member.format == "csv":
+        from airflow_ml_provider.steps.reading_csv import work_of_csv
+
+        return work_of_csv(member, schema, delimiter)
+    if member.format == "jsonl":
+        from airflow_ml_provider.steps.reading_jsonl import work_of_jsonl
+
+        return work_of_jsonl(member, schema)
+    return _work_of_parquet(member, schema)
+
+
+def check_columns(name: str, found: Sequence[str], schema: Schema, hint: str = "") -> None:
+    """Refuse a file that lacks a declared column or has it twice."""
+    for column in schema.columns:
+        count = found.count(column.name)
+        if count == 0:
+            raise DataError(
+                f"{name} has no column {column.name!r}; it has {', '.join(found[:50])}",
+                kept=UNPUBLISHED,
+                todo=hint or did_you_mean(column.name, list(found)),
+            )
+        if count > 1:
+            raise DataError(f"{name} has {count} columns named {column.name!r}", kept=UNPUBLISHED)
+
+
+def _work_of_parquet(member: Member, schema: Schema) -> Iterator[Work]:
+    try:
+        file = pq.ParquetFile(member.stream)
+        check_columns(member.name, file.schema_arrow.names, schema)
+        columns = [column.name for column in schema.columns]
+        first = 1
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
+            yield _parquet_work(pa.Table.from_batches([batch]).select(columns), first)
+            first += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        # The operating system's errors have a number, those of a remote store a cause: not the file's fault.
+        if isinstance(error, OSError) and (error.errno is not None or error.__cause__ is not None):
+            raise
+        raise DataError(
+            f"{member.name} is truncated or damaged: {error}",
+            kept=UNPUBLISHED,
+            todo="fetch the file again from where it came",
+        ) from error
+
+
+def _parquet_work(rows: pa.Table, first: int) -> Work:
+    def work() -> RawBatch:
+        frame = pl.DataFrame(rows)
+
+        def raw(positions: Sequence[int]) -> list[str]:
+            return [json.dumps(row, default=str) for row in frame[list(positions)].to_dicts()]
+
+        return RawBatch(frame, np.arange(first, first + frame.height), (), raw)
+
+    return work

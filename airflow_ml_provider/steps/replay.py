@@ -1,0 +1,132 @@
+"""The replay: feature rows built again from the tables as they were known then must come out the same.
+
+The join is right about the times that a view declares; whether the view's function looked at anything else
+(an average over the whole table, a gap filled from the next value) no time can tell. So a few moments are
+taken from the built rows' own prediction times, every table is cut to what was known at the moment, the same
+functions run again, and the rows last predicted before the moment are compared, value by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airflow_ml_provider.contract.errors import DataError, UserCodeError, did_you_mean
+from airflow_ml_provider.contract.features import FeatureSet
+from airflow_ml_provider.steps import functions
+from airflow_ml_provider.steps.feature_build import Built, Wanted, build
+from airflow_ml_provider.steps.feature_inputs import Inputs
+from airflow_ml_provider.steps.point_in_time import file
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_ROWS = 200
+# Sums of floats over other rows may differ in their last digits.
+_TOLERANCE = 1e-9
+
+
+def replay(
+    built: Built,
+    inputs: Inputs,
+    connection: DuckDBPyConnection,
+    *,
+    moments: int,
+    say: Callable[[str], None],
+) -> int:
+    """Replay built rows at some of their prediction times; gives how many rows were compared.
+
+    :param moments: how many prediction times, evenly spread over the rows.
+    :raises DataError: a feature comes out different, or a row is missing; names feature, row and values.
+    """
+    compared = 0
+    for number in range(moments):
+        at = _moment(built, connection, (2 * number + 1) / (2 * moments))
+        expected = _last_rows(built, connection, at)
+        folder = inputs.scratch / f"replay-{number}"
+        cut = Inputs(_cut(built.features, inputs, at, folder / "tables"), folder / "tables")
+        key = list(built.rows.inside(built.features.key))
+        wanted = Wanted(built.wanted.partition_by, built.wanted.partitions, only=expected.select(key))
+        again = build(built.features, cut, wanted, connection, folder, lambda _: None)
+        _compare(built, expected, again, at)
+        compared += expected.height
+        say(f"replayed {expected.height} rows as of {at} UTC: the same")
+    return compared
+
+
+def _moment(built: Built, connection: DuckDBPyConnection, quantile: float) -> datetime:
+    place = int(built.count * quantile)
+    found = connection.execute(
+        f"SELECT {built.time} FROM {file(built.path)} ORDER BY {built.time} LIMIT 1 OFFSET {place}"
+    ).fetchall()
+    moment: datetime = found[0][0]
+    return moment
+
+
+def _last_rows(built: Built, connection: DuckDBPyConnection, at: datetime) -> pl.DataFrame:
+    order = ", ".join([f"{built.time} DESC", *built.order])
+    key = built.rows.inside(built.features.key)
+    columns = ", ".join(dict.fromkeys([*key, *built.feature_columns().values()]))
+    return connection.execute(
+        f"SELECT {columns} FROM {file(built.path)} "
+        f"WHERE {built.time} <= TIMESTAMP '{at.isoformat(sep=' ')}' ORDER BY {order} LIMIT {_ROWS}"
+    ).pl()
+
+
+def _cut(features: FeatureSet, inputs: Inputs, at: datetime, folder: Path) -> dict[str, pl.LazyFrame]:
+    cut = dict(inputs.frames)
+    for table, function in features.as_known.items():
+        if table not in cut:
+            raise UserCodeError(
+                f"as_known has a function for table {table!r}, which this step does not read",
+                todo=did_you_mean(table, list(cut)),
+            )
+        cut[table] = functions.call_for_frame(
+            function, frames={table: cut[table]}, values={"at": at.replace(tzinfo=UTC)}, scratch=folder
+        )
+    return cut
+
+
+def _compare(built: Built, expected: pl.DataFrame, again: Built | None, at: datetime) -> None:
+    key = list(built.rows.inside(built.features.key))
+    found = pl.read_parquet(again.path) if again else expected.clear()
+    missing = expected.join(found, on=key, how="anti")
+    if missing.height:
+        raise DataError(
+            f"{_row(built, missing)} is not there in the tables as they were known at {at} UTC, when it was "
+            f"already predicted: {functions.name_of(built.features.rows)} makes it from what came later",
+            todo="make rows from what is known before the prediction (the schedule, not the outcome)",
+        )
+    both = expected.join(found, on=key, how="left", suffix="_again", maintain_order="left")
+    for feature, inside in built.feature_columns().items():
+        other = both.filter(_differ(both.schema[inside], pl.col(inside), pl.col(f"{inside}_again")))
+        if other.height:
+            raise DataError(
+                f"feature {feature!r} uses what was not known yet: for {_row(built, other)} it is "
+                f"{_value(other, inside)} when made from all the data, and {_value(other, f'{inside}_again')} "
+                f"when made from what was known at {at} UTC; {other.height} of {expected.height} rows differ",
+                todo="look in its function for what reads ahead: an aggregate over the whole table, a gap "
+                "filled from later values, a window that holds outcomes which are not known yet",
+            )
+
+
+def _differ(kind: pl.DataType, one: pl.Expr, other: pl.Expr) -> pl.Expr:
+    if kind.is_float():
+        apart = (one - other).abs() > _TOLERANCE * pl.max_horizontal(one.abs(), other.abs(), 1.0)
+        return (one.is_null() != other.is_null()) | (apart & one.is_finite() & other.is_finite()).fill_null(
+            False
+        )
+    return one.ne_missing(other)
+
+
+def _row(built: Built, rows: pl.DataFrame) -> str:
+    key = zip(built.features.key, built.rows.inside(built.features.key), strict=True)
+    return "row " + ", ".join(f"{name}={rows[inside][0]!r}" for name, inside in key)
+
+
+def _value(rows: pl.DataFrame, column: str) -> Any:
+    return rows[column][0]

@@ -1,0 +1,152 @@
+"""Train: a model from feature rows, kept with all that it came from and registered as the challenger.
+
+MLflow has no transaction over its parts, so the order makes a killed try harmless: the run is found again by
+its tags, files and numbers are written over, the version is made by one request that is not repeated once
+the run has a version, and the alias comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from airflow_ml_provider.contract.arguments import TrainArguments
+from airflow_ml_provider.contract.errors import DataError, UserCodeError
+from airflow_ml_provider.contract.models import Model
+from airflow_ml_provider.steps import functions, models, origin, runner, versions
+from airflow_ml_provider.steps.context import Outcome, StepContext
+from airflow_ml_provider.steps.labelled_rows import LabelledRows
+from airflow_ml_provider.steps.metrics import metrics
+from airflow_ml_provider.steps.profiles import build_profile
+from airflow_ml_provider.steps.scoring import scored_batches
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.steps.models import SavedModel, ScoringModel
+    from airflow_ml_provider.steps.tracking import TrackedRun
+    from airflow_ml_provider.steps.versions import Registered
+
+ALIAS = "challenger"
+_EXAMPLE_ROWS = 5
+
+
+def run(step: StepContext, arguments: TrainArguments) -> Outcome:
+    """Train a model and register it."""
+    function = functions.user_code(step, arguments.function)
+    table = step.read(arguments.table)
+    rows = LabelledRows(step, table, arguments.partitions, purpose="train on")
+    if rows.single_class is not None:
+        raise DataError(
+            f"the label {rows.label!r} is {rows.single_class} in all {rows.count:,} labelled rows of "
+            f"{rows.where}, so there is nothing to tell apart",
+            todo="train on more partitions, or check the label function",
+        )
+    with step.tracker.run(f"train {arguments.model.name}") as tracked:
+        registered = versions.of_run(step, arguments.model.name, tracked.run_id)
+        if registered is None:
+            registered = _train(step, arguments, function, rows, tracked)
+        else:
+            step.log.info("an earlier try registered %s; it is not trained again", registered)
+        _become_challenger(step, registered)
+        with step.tracker.speaking("read the run"):
+            logged = step.tracker.client.get_run(tracked.run_id).data.metrics
+    reference = registered.reference(ALIAS)
+    return Outcome(
+        model=reference,
+        metrics=dict(sorted(logged.items())),
+        summary={
+            "model": str(registered),
+            "rows": rows.count,
+            "positive share": round(rows.positives / rows.count, 4),
+            "features": len(rows.rows.features),
+            "table": str(table.table.at(table.version)),
+        },
+        links={"Model": step.tracker.model_url(reference), "MLflow run": step.tracker.run_url(tracked)},
+        mlflow_run_id=tracked.run_id,
+    )
+
+
+def _train(
+    step: StepContext, arguments: TrainArguments, function: Any, rows: LabelledRows, tracked: TrackedRun
+) -> Registered:
+    origin.log_origin(step, tracked, arguments, rows)
+    # Again, now that the user's module has imported what it draws random numbers with.
+    runner.set_seeds(step.spec.seed)
+    with models.repeatable_arithmetic():
+        given = functions.call(
+            function,
+            frames={"rows": rows.frame},
+            values={
+                "params": dict(arguments.params),
+                "seed": step.spec.seed,
+                "features": list(rows.rows.features),
+                "label": rows.label,
+            },
+            scratch=step.scratch,
+        )
+        model, own_metrics = _model_and_metrics(given, arguments.function)
+        saved = _save(step, arguments, model, rows, tracked)
+        # Read back from the files: what is measured is what will be used.
+        scored = _scored(step, models.load(saved.folder, arguments.model.name), rows)
+    step.tracker.log_folder(tracked.run_id, saved.folder, versions.FOLDER)
+    profile = build_profile(scored, [*rows.rows.features, "score"], by=rows.partition_by)
+    origin.log_document(step, tracked, "reference_profile.json", profile)
+    step.tracker.log(tracked.run_id, metrics={**_training_metrics(scored, rows), **own_metrics})
+    return versions.register(step, arguments.model.name, tracked.run_id, saved, origin.tags_of(step, rows))
+
+
+def _model_and_metrics(given: Any, function: str) -> tuple[Any, dict[str, float]]:
+    """What the user's function gave: a model, or a model and a mapping of its metrics."""
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)):
+        return given, {}
+    numbers: dict[str, float] = {}
+    for name, value in given[1].items():
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError):
+            raise UserCodeError(
+                f"{function} gave the metric {name!r} as {value!r}, not as a number"
+            ) from None
+    return given[0], numbers
+
+
+def _save(
+    step: StepContext, arguments: TrainArguments, model: Any, rows: LabelledRows, tracked: TrackedRun
+) -> SavedModel:
+    order = models.model_order(model, rows.rows.features)
+    return models.save(
+        model,
+        step.scratch / versions.FOLDER,
+        models.Inputs(order, rows.inputs.texts & frozenset(order)),
+        example=rows.frame.select(order).head(_EXAMPLE_ROWS).collect(),
+        trusted_types=arguments.trusted_types,
+        run_id=tracked.run_id,
+        notes={"label": rows.label, "feature_hash": rows.rows.hash},
+    )
+
+
+def _scored(step: StepContext, model: ScoringModel, rows: LabelledRows) -> pl.LazyFrame:
+    """The training rows with their scores, on local disk, so that memory is bounded by a batch."""
+    folder = step.scratch / "scored"
+    folder.mkdir()
+    keep = [*rows.rows.features, rows.label, *([rows.partition_by] if rows.partition_by else [])]
+    for number, (batch, [scores]) in enumerate(scored_batches(rows.frame, [model], keep)):
+        batch.with_columns(score=pl.Series(scores)).write_parquet(folder / f"{number:06d}.parquet")
+    return pl.scan_parquet(folder)
+
+
+def _training_metrics(scored: pl.LazyFrame, rows: LabelledRows) -> dict[str, float]:
+    measured = scored.select(rows.label, "score").collect(engine="streaming")
+    found = metrics(measured[rows.label].to_numpy(), measured["score"].to_numpy())
+    named = {f"train_{name}": value for name, value in found.items() if value is not None}
+    return {**named, "train_rows": rows.count, "train_positive_share": rows.positives / rows.count}
+
+
+def _become_challenger(step: StepContext, registered: Registered) -> None:
+    """Set the alias, unless a newer version has it: this may be the late retry of an older training."""
+    current = versions.find(step, Model(registered.name, ALIAS))
+    if current is None or current.version < registered.version:
+        versions.point_alias(step, registered, ALIAS)
+    elif current.version > registered.version:
+        step.warn(f"{registered.name}@{ALIAS} stays at the newer version {current.version}")

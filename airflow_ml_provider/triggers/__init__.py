@@ -1,0 +1,1 @@
+"""What the triggerer watches: tables, model aliases, announcements of drift."""

@@ -1,0 +1,55 @@
+"""Drift found by partitioned monitoring runs, for schedules without partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from airflow_ml_provider import config
+from airflow_ml_provider.contract.errors import MLError
+from airflow_ml_provider.triggers import announcements
+
+
+class DriftTrigger(BaseEventTrigger):
+    """Turns announcements of drift in the store into events of the asset it watches for.
+
+    Airflow gives a run's partition key to the events of its tasks, and an event with a key triggers only
+    partition-aware schedules. An event from the triggerer has no key. A MonitorOperator announces drift here
+    only in a run with a key, so that no schedule is triggered twice for one finding.
+
+    An announcement is taken away some seconds after its event; a triggerer that dies in these tells it again.
+
+    :param model: the registered model's name.
+    :param poll_interval: seconds between two looks.
+    """
+
+    def __init__(self, model: str, poll_interval: float = 10.0) -> None:
+        super().__init__()
+        self.model = model
+        self.poll_interval = float(poll_interval)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """How the triggerer makes this trigger again."""
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return path, {"model": self.model, "poll_interval": self.poll_interval}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """An event for each announcement."""
+        while True:
+            told: list[str] = []
+            try:
+                store = config.store()
+                for path, facts in (
+                    await asyncio.to_thread(announcements.waiting, store, self.model)
+                ).items():
+                    yield TriggerEvent(facts)
+                    told.append(path)
+                await asyncio.sleep(self.poll_interval)
+                for path in told:
+                    await asyncio.to_thread(announcements.remove, store, path)
+            except MLError as error:
+                self.log.error("could not look for drift, will look again: %s", error.what)
+                await asyncio.sleep(self.poll_interval)

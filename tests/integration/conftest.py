@@ -1,0 +1,60 @@
+"""One real deployment for all integration tests: PostgreSQL, MLflow and Airflow with the ready DAGs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+from airflow_api import AirflowApi
+from demo import Demo
+from deployment import Deployment
+from deployment_processes import DeploymentRecord, free_port
+
+# The password of the mlflow connection; no document, log or database may ever repeat it.
+PLANTED = "planted-secret-7f3a"
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A running deployment, ended afterwards."""
+    home = tmp_path_factory.mktemp("deployment")
+    dags = home / "dags"
+    shutil.copytree(REPOSITORY / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
+    (home / "faults").mkdir()
+    port = free_port(None, [])
+    DeploymentRecord(settings="", ports={"mlflow": port}).write(home / "deployment.json")
+    connection = {
+        "conn_type": "mlflow", "host": "http://127.0.0.1", "port": port, "login": "someone", "password": PLANTED,
+    }  # fmt: skip
+    environment = {
+        "FAULTS_FOLDER": str(home / "faults"),
+        "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps(connection),
+        # A worker that was killed is noticed after so many seconds without a sign of life.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+    }
+    with Deployment(home, dags, environment, say=print) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def api(deployment: Deployment) -> AirflowApi:
+    """Airflow's REST API."""
+    return AirflowApi(deployment.airflow_url)
+
+
+@pytest.fixture(scope="session")
+def story(deployment: Deployment) -> Demo:
+    """The whole demo, played once: ingest, train, backfill, monitor, retrain."""
+    demo = Demo(deployment)
+    demo.play()
+    return demo

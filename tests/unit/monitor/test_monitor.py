@@ -1,0 +1,510 @@
+"""The monitor step, with real tables, a real MLflow and a model's profiles kept in its training run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from airflow_ml_provider.contract.documents import StepResult
+from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.steps.profiles import build_profile
+
+RunStep = Callable[..., StepResult]
+HASH = "f" * 64
+FIRST_DAY = datetime(2013, 6, 1, tzinfo=UTC)
+LABELS = """
+    import polars as pl
+    from airflow_ml_provider.contract.features import FeatureSet, Label
+
+    def rows(flights: pl.LazyFrame) -> pl.LazyFrame:
+        return flights
+
+    def late(flights: pl.LazyFrame) -> pl.LazyFrame:
+        return flights.select("flight_id", "late", "landed_at")
+
+    SET = FeatureSet(rows=rows, key=("flight_id",), prediction_time="predict_at",
+                     row_features=("distance", "delay", "carrier"), label=Label("late", late, known_at="landed_at"))
+    NO_LABEL = FeatureSet(rows=rows, key=("flight_id",), prediction_time="predict_at", row_features=("distance",))
+"""
+
+
+def flights(day: int, rows: int = 400, moved: float = 0.0) -> pl.DataFrame:
+    """A day of flights: ``moved`` shifts delays and scores and brings a new carrier."""
+    rng = np.random.default_rng([day + 100, rows])
+    ds = FIRST_DAY + timedelta(days=day)
+    weather = rng.normal()
+    delay = rng.normal(size=rows) + weather + 6 * moved
+    score = 1 / (1 + np.exp(1 - 0.5 * delay))
+    late = (rng.random(rows) < score).astype(int)
+    return pl.DataFrame({
+        "flight_id": [f"{day}-{n}" for n in range(rows)],
+        "ds": f"{ds:%Y-%m-%d}",
+        "predict_at": [ds] * rows,
+        "distance": rng.integers(100, 3000, rows),
+        "delay": delay,
+        "carrier": np.where(rng.random(rows) < moved, "new", rng.choice(["AA", "UA"], rows)),
+        "score": score,
+        # Every tenth flight is cancelled; every fifth lands a day later.
+        "late": [None if n % 10 == 0 else int(late[n]) for n in range(rows)],
+        "landed_at": [None if n % 10 == 0 else ds + timedelta(hours=36 if n % 5 == 1 else 6) for n in range(rows)],
+    })  # fmt: skip
+
+
+class World:
+    """Tables and a model as the steps before monitor leave them."""
+
+    def __init__(self, store: str, mlflow_uri: str) -> None:
+        import mlflow
+
+        self.store, self.client = Store(store), mlflow.MlflowClient(mlflow_uri, mlflow_uri)
+        experiment = self.client.get_experiment_by_name("training")
+        self.experiment = experiment.experiment_id if experiment else self.client.create_experiment("training")
+        self.run_id = self.train()
+
+    def train(self, *, by: str | None = "ds", score: bool = True, reference: bool = True) -> str:
+        """A training run with its profiles: forty days before June."""
+        run_id = str(self.client.create_run(self.experiment).info.run_id)
+        frame = pl.concat([flights(-n) for n in range(1, 41)]).lazy()
+        if reference:
+            columns = ["distance", "delay", "carrier", "score"]
+            self.client.log_dict(run_id, dict(build_profile(frame, columns, by=by)), "reference_profile.json")
+        if score:
+            self.client.log_dict(run_id, dict(build_profile(frame, ["score"], by=by)), "score_profile.json")
+        return run_id
+
+    def publish(self, *days: pl.DataFrame, version: int = 3, run_id: str = "", feature_hash: str = HASH) -> None:
+        """Feature rows, predictions and flights of some days."""
+        every = pl.concat(days).with_columns(feature_hash=pl.lit(feature_hash))
+        made = every.select(
+            "flight_id", "ds", "predict_at", "score", "feature_hash",
+            model_name=pl.lit("flight_delays"), model_version=pl.lit(version, pl.Int64),
+            model_run_id=pl.lit(run_id or self.run_id), predicted_at=pl.lit(FIRST_DAY),
+        )  # fmt: skip
+        rows = every.select("flight_id", "ds", "predict_at", "distance", "delay", "carrier", "feature_hash")
+        self.write("predictions", made)
+        self.write("rows", rows)
+        self.write("flights", every.select("flight_id", "ds", "late", "landed_at"))
+        roles = {
+            "feature_hash": feature_hash, "key": ["flight_id"], "prediction_time": "predict_at",
+            "partition_by": "ds", "features": ["distance", "delay", "carrier"], "label": None, "keep": [],
+            "entry_point": "labels:SET",
+        }  # fmt: skip
+        self.store.write_json(f"tables/rows/_ml/features-{feature_hash}.json", roles)
+
+    def write(self, table: str, frame: pl.DataFrame) -> None:
+        """Add rows to a table that is partitioned by day."""
+        write_deltalake(self.store.table_uri(table), frame.to_arrow(), mode="append", partition_by=["ds"])
+
+    def found(self) -> pl.DataFrame:
+        """What the monitor step published."""
+        return pl.read_delta(DeltaTable(self.store.table_uri("monitoring"))).sort("ds", "is_score", "column")
+
+
+@pytest.fixture
+def world(store: str, mlflow_uri: str) -> World:
+    return World(store, mlflow_uri)
+
+
+@pytest.fixture
+def monitor(run_step: RunStep, mlflow_uri: str, user_code: Callable[..., str]) -> Callable[..., StepResult]:
+    user_code(labels=LABELS)
+
+    def run(partitions: str = "2013-06-01", *, fingerprint: str = "", **arguments: Any) -> StepResult:
+        given = {"predictions": {"name": "predictions"}, "rows": {"name": "rows"}, "partitions": partitions}
+        return run_step("monitor", {**given, **arguments}, mlflow=mlflow_uri, fingerprint=fingerprint)
+
+    return run
+
+
+def said(result: StepResult) -> str:
+    assert result.failure is not None
+    return result.failure.message
+
+
+PUBLISH = {"publish": {"name": "monitoring"}}
+TABLES = {"tables": [{"name": "flights"}]}
+
+
+def test_an_ordinary_day_is_calm(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0))
+
+    result = monitor(**PUBLISH)
+
+    assert result.status == "success", result.failure
+    verdict = result.verdict or {}
+    assert (verdict["drifted"], verdict["decided"], verdict["reasons"]) == (False, True, [])
+    assert verdict["drifted_features"] == []
+    assert 0 < verdict["score_psi"] < verdict["score_psi_limit"]
+    assert verdict["model"] == {"name": "flight_delays", "version": 3, "run_id": world.run_id}
+    assert result.summary["verdict"] == "calm"
+    assert result.metrics["drifted"] == 0
+
+
+def test_a_strange_day_has_drifted_and_the_step_succeeds(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0, moved=1.0))
+
+    result = monitor()
+
+    assert result.status == "success", result.failure
+    verdict = result.verdict or {}
+    assert verdict["drifted"] is True
+    assert verdict["drifted_features"] == ["carrier", "delay"]
+    assert verdict["share"] == pytest.approx(2 / 3, abs=1e-6)
+    assert verdict["reasons"] == [
+        f"the score moved: PSI {verdict['score_psi']:.2f}, usual is up to {verdict['score_psi_limit']:.2f}",
+        "2 of 3 features moved, more than 50%: carrier, delay",
+    ]
+    assert result.summary["verdict"].startswith("drifted: the score moved")
+
+
+def test_features_that_may_drift_are_ignored(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0, moved=1.0))
+
+    verdict = monitor(ignore=["carrier"]).verdict or {}
+
+    assert verdict["drifted_features"] == ["delay"]
+    assert verdict["features"] == 2
+    assert len(verdict["reasons"]) == 1
+
+
+def test_what_was_found_is_published_by_partition_and_column(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0), flights(1, moved=1.0))
+
+    result = monitor("2013-06-01..2013-06-02", **PUBLISH, **TABLES)
+
+    assert result.table is not None
+    assert (result.table.rows, result.table.partitions) == (8, "2013-06-01..2013-06-02")
+    found = world.found()
+    assert found["column"].to_list() == ["carrier", "delay", "distance", "score"] * 2
+    assert found.filter(pl.col("drifted"))["ds"].unique().to_list() == ["2013-06-02"]
+    assert found["test"].to_list() == ["chi2", "ks", "ks", "ks"] * 2
+    assert found["model_version"].unique().to_list() == [3]
+    scores = found.filter(pl.col("is_score"))
+    assert scores["matured"].to_list() == [360, 360]
+    assert scores["roc_auc"].is_between(0.5, 1).all()
+    assert found.filter(~pl.col("is_score"))["matured"].null_count() == 6
+    assert (found["psi"] > found["psi_limit"]).to_list() == found["drifted"].to_list()
+
+
+def test_a_rerun_changes_nothing_and_a_second_run_replaces_its_partition(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0), flights(1))
+    first = monitor("2013-06-01", fingerprint="one", **PUBLISH)
+    again = monitor("2013-06-01", fingerprint="one", **PUBLISH)
+    monitor("2013-06-02", fingerprint="two", **PUBLISH)
+    monitor("2013-06-01", fingerprint="three", max_psi=0.5, **PUBLISH)
+
+    assert first.table is not None
+    assert again.table is not None
+    assert (first.table.changed, again.table.changed) == (True, False)
+    assert again.table.version == first.table.version
+    assert again.mlflow_run_id == first.mlflow_run_id
+    assert again.verdict == first.verdict
+    assert world.found().group_by("ds").len().sort("ds").rows() == [("2013-06-01", 4), ("2013-06-02", 4)]
+
+
+def test_the_same_input_gives_the_same_report_byte_for_byte(
+    world: World, monitor: Callable[..., StepResult], store: str
+) -> None:
+    world.publish(flights(0, moved=1.0), flights(1))
+    pages = []
+    for _ in range(2):
+        result = monitor("2013-06-01,2013-06-02", **TABLES)
+        pages.append(Store(store).read(f"runs/{result.step_key}/report.html"))
+
+    assert pages[0] == pages[1]
+    assert pages[0] is not None
+    page = pages[0].decode()
+    for part in ("Drifted", "2013-06-01", "flight_delays/3", "How the predictions turned out", "Kolmogorov"):
+        assert part in page
+    assert page.count("<svg") == 4
+
+
+def test_the_report_and_the_numbers_are_in_mlflow(
+    world: World, monitor: Callable[..., StepResult], tmp_path: Path, mlflow_uri: str
+) -> None:
+    world.publish(flights(0, moved=1.0))
+
+    result = monitor(**TABLES)
+
+    run = world.client.get_run(result.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["drifted"] == 1
+    assert run.data.metrics["psi.delay"] > 0.25
+    assert run.data.metrics["roc_auc"] == result.metrics["roc_auc"]
+    assert run.data.params["max_psi"] == "0.25"
+    assert run.data.tags["airflow_ml.model"] == "flight_delays/3"
+    page = world.client.download_artifacts(result.mlflow_run_id, "report.html", str(tmp_path))
+    assert b"<!doctype html>" in Path(page).read_bytes()
+    assert result.links["Report"].startswith(mlflow_uri)
+    assert result.links["Report"].endswith(f"{result.mlflow_run_id}/artifacts/report.html")
+
+
+def test_only_labels_known_by_the_moment_count_and_the_others_are_counted_as_without_label(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0))
+
+    early = (monitor(**TABLES, known_at="2013-06-01T12:00:00Z").verdict or {})["performance"]
+    late = (monitor(**TABLES, known_at="2013-06-03").verdict or {})["performance"]
+    ever = (monitor(**TABLES).verdict or {})["performance"]
+
+    assert (early["predicted"], early["matured"], early["without_label"]) == (400, 280, 120)
+    assert (late["matured"], late["share"], late["without_label"]) == (360, 0.9, 40)
+    assert ever == late
+    assert 0.5 < late["roc_auc"]["low"] < late["roc_auc"]["value"] < late["roc_auc"]["high"] < 1
+
+
+def test_performance_is_judged_on_exactly_the_rows_with_a_label(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+    day = flights(0)
+    world.publish(day)
+    known = day.drop_nulls("late")
+
+    performance = (monitor(**TABLES).verdict or {})["performance"]
+
+    expected = {
+        "roc_auc": roc_auc_score(known["late"], known["score"]),
+        "log_loss": log_loss(known["late"], known["score"]),
+        "brier_score": brier_score_loss(known["late"], known["score"]),
+    }
+    assert {name: performance[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert performance["positives"] == known["late"].sum()
+
+
+def test_a_poor_auc_on_matured_labels_is_drift(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0))
+
+    verdict = monitor(**TABLES, min_roc_auc=0.99).verdict or {}
+
+    assert verdict["drifted"] is True
+    auc = verdict["performance"]["roc_auc"]["value"]
+    assert verdict["reasons"] == [f"ROC AUC on 360 matured labels is {auc:.3f}, below 0.99"]
+
+
+def test_too_few_matured_labels_give_no_metrics_and_no_verdict_on_them(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0))
+
+    result = monitor(**TABLES, min_roc_auc=0.99, minimum_rows=361)
+
+    performance = (result.verdict or {})["performance"]
+    assert performance["matured"] == 360
+    assert "roc_auc" not in performance
+    assert (result.verdict or {})["drifted"] is False
+
+
+def test_a_day_with_too_few_rows_gets_no_verdict(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0, rows=30, moved=1.0))
+
+    result = monitor(**PUBLISH)
+
+    verdict = result.verdict or {}
+    assert (verdict["drifted"], verdict["decided"]) == (False, False)
+    assert result.summary["verdict"] == "no verdict: fewer than 200 rows"
+    assert world.found()["drifted"].null_count() == 4
+
+
+def test_each_partition_is_compared_with_the_model_that_predicted_it(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    strange = pl.concat([flights(-n, moved=1.0) for n in range(1, 41)]).lazy()
+    other = str(world.client.create_run(world.experiment).info.run_id)
+    profile = build_profile(strange, ["distance", "delay", "carrier", "score"], by="ds")
+    world.client.log_dict(other, dict(profile), "reference_profile.json")
+    world.publish(flights(0, moved=1.0), version=3)
+    world.publish(flights(1, moved=1.0), version=4, run_id=other)
+
+    result = monitor("2013-06-01..2013-06-02", **PUBLISH)
+
+    verdict = result.verdict or {}
+    assert {day: found["drifted"] for day, found in verdict["by_partition"].items()} == {
+        "2013-06-01": True, "2013-06-02": False,
+    }  # fmt: skip
+    assert verdict["worst_partition"] == "2013-06-01"
+    assert all(reason.startswith("2013-06-01: ") for reason in verdict["reasons"])
+    assert world.found().group_by("ds").agg(pl.col("model_version").unique()).sort("ds").rows() == [
+        ("2013-06-01", [3]), ("2013-06-02", [4]),
+    ]  # fmt: skip
+
+
+def test_a_model_that_was_never_evaluated_is_compared_by_its_training_scores(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0), run_id=world.train(score=False))
+    assert (monitor().verdict or {})["drifted"] is False
+
+
+def test_a_reference_without_partitions_is_compared_by_the_threshold_alone(
+    world: World, monitor: Callable[..., StepResult], store: str
+) -> None:
+    world.publish(flights(0), run_id=world.train(by=None))
+
+    result = monitor()
+
+    verdict = result.verdict or {}
+    assert 0.25 < verdict["score_psi_limit"] < 0.35
+    page = Store(store).read(f"runs/{result.step_key}/report.html") or b""
+    assert b"0 partitions, too few to tell what is usual, so 0.25 is used by itself" in page
+
+
+def test_a_partition_without_predictions_is_skipped(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0))
+
+    result = monitor("2013-07-01")
+
+    assert result.status == "skipped"
+    assert result.reason == "table 'predictions' has no predictions for ds = 2013-07-01"
+
+
+def test_missing_days_of_a_range_are_left_out_and_named(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0), flights(2))
+
+    result = monitor("2013-06-01..2013-06-03", **PUBLISH)
+
+    assert result.warnings == ("no predictions for ds = 2013-06-02: left out",)
+    assert (result.verdict or {})["partitions"] == "2013-06-01,2013-06-03"
+
+
+def test_without_partitions_the_whole_table_is_looked_at(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0), flights(1))
+    assert list((monitor("").verdict or {})["by_partition"]) == ["2013-06-01", "2013-06-02"]
+
+
+def test_more_predictions_than_feature_rows_are_warned_about(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0))
+    world.write("rows", flights(0, rows=1).select(pl.lit(HASH).alias("feature_hash"), *ROWS))
+    assert monitor().warnings == ("2013-06-01 has 400 predictions and 401 feature rows",)
+
+
+ROWS = ("flight_id", "ds", "predict_at", "distance", "delay", "carrier")
+
+
+def test_a_partition_predicted_by_two_models_is_refused(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0), version=3)
+    world.publish(flights(0, rows=401), version=4)
+
+    message = said(monitor())
+
+    assert "ds = 2013-06-01 of table 'predictions' was predicted more than once: by flight_delays/3" in message
+    assert "run the predict step for this partition again" in message
+
+
+def test_feature_rows_of_another_definition_than_the_predictions_are_refused(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0))
+    changed = pl.read_delta(world.store.table_uri("predictions")).with_columns(feature_hash=pl.lit("a" * 64))
+    write_deltalake(
+        world.store.table_uri("predictions"), changed.to_arrow(), mode="overwrite", partition_by=["ds"]
+    )
+
+    message = said(monitor())
+
+    assert "was predicted from features aaaaaaaaaaaa, and table 'rows' holds features ffffffffffff" in message
+
+
+def test_a_model_without_a_reference_profile_is_named(world: World, monitor: Callable[..., StepResult]) -> None:
+    run_id = world.train(reference=False, score=False)
+    world.publish(flights(0), run_id=run_id)
+
+    message = said(monitor())
+
+    assert f"model flight_delays/3 (run {run_id}) has no reference profile to compare with" in message
+    assert "train it with the train step" in message
+
+
+def test_a_profile_of_another_format_is_refused(world: World, monitor: Callable[..., StepResult]) -> None:
+    run_id = world.train(score=False)
+    profile = json.loads(json.dumps(build_profile(flights(0).lazy(), ["score"])))
+    world.client.log_dict(run_id, {**profile, "format": 9}, "score_profile.json")
+    world.publish(flights(0), run_id=run_id)
+
+    assert "score_profile.json of flight_delays/3 has format 9; this installation reads format 1" in said(monitor())
+
+
+def test_a_training_run_that_is_gone_is_named(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0), run_id="0" * 32)
+    assert f"list the files of run {'0' * 32}, which trained flight_delays/3" in said(monitor())
+
+
+def test_ignoring_an_unknown_feature_is_refused_with_the_nearest(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0))
+
+    message = said(monitor(ignore=["carriers"]))
+
+    assert "ignore names 'carriers', which is no feature of flight_delays/3" in message
+    assert "did you mean 'carrier'?" in message
+
+
+def test_a_table_that_holds_no_predictions_is_refused(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0))
+
+    message = said(monitor(predictions={"name": "flights"}))
+
+    assert "table 'flights' has no column 'model_name', so it holds no predictions" in message
+
+
+def test_a_feature_set_without_label_has_no_performance(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0))
+    message = said(monitor(**TABLES, features="labels:NO_LABEL"))
+    assert "'labels:NO_LABEL' is no feature set with a label" in message
+
+
+def test_a_moment_that_is_none_is_refused(world: World, monitor: Callable[..., StepResult]) -> None:
+    world.publish(flights(0))
+    assert "known_at is 'yesterday', not a moment" in said(monitor(**TABLES, known_at="yesterday"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("late=pl.lit(2)", "label 'late' has the value 2; performance is reported for labels of 0 and 1"),
+        ("flight_id=pl.lit('0-7')", "labels:late gives more than one label for flight_id='0-7'"),
+        ("landed_at=pl.lit('noon')", "column 'landed_at' of labels:late is String, not a timestamp"),
+    ],
+)
+def test_labels_that_cannot_be_judged_are_refused(
+    world: World, monitor: Callable[..., StepResult], user_code: Callable[..., str], change: str, message: str
+) -> None:
+    user_code(labels=LABELS.replace("flights.select", f"flights.with_columns({change}).select"))
+    world.publish(flights(0))
+    assert message in said(monitor(**TABLES))
+
+
+def test_a_label_function_that_leaves_a_column_out_is_told_which(
+    world: World, monitor: Callable[..., StepResult], user_code: Callable[..., str]
+) -> None:
+    user_code(labels=LABELS.replace('"late", "landed_at")', '"late")'))
+    world.publish(flights(0))
+    assert "the label function labels:late gives no column 'landed_at'" in said(monitor(**TABLES))
+
+
+def test_the_traceback_of_a_label_function_that_raises_is_the_users_own(
+    world: World, monitor: Callable[..., StepResult], user_code: Callable[..., str]
+) -> None:
+    user_code(labels=LABELS.replace('.select("flight_id", "late"', '.select("flight_id", "lat"'))
+    world.publish(flights(0))
+
+    result = monitor(**TABLES)
+
+    assert result.failure is not None
+    assert result.failure.kind == "user"
+    assert "labels:late raised ColumnNotFoundError" in result.failure.message
