@@ -102,7 +102,9 @@ def publish_rows(
         keep=("carrier",),
     ).write(place, table)
     marked = frame.with_columns(feature_hash=pl.lit(feature_hash))
-    write_deltalake(place.table_uri(table), marked, partition_by=["ds"], mode="overwrite", schema_mode="overwrite")
+    write_deltalake(
+        place.table_uri(table), marked, partition_by=["ds"], mode="overwrite", schema_mode="overwrite"
+    )
     version = place.latest_version(table)
     assert version is not None
     return version

@@ -7,9 +7,9 @@ Tests and the demo use the class:
     with Deployment(tmp_path / "airflow", dags_folder) as deployment:
         subprocess.run(["airflow", "dags", "list"], env=deployment.env)
 
-Everything needs no network, and is found again through `HOME/deployment.json`. Everything listens on the
-loopback only, but for the two log servers that `airflow standalone` starts: Airflow binds these to all addresses
-and has them answer signed requests only.
+It needs no network and is found again through `HOME/deployment.json`. It listens on the loopback only, but
+for the two log servers that `airflow standalone` starts: Airflow binds these to all addresses, and has them
+answer signed requests only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Self
 
 import psutil  # type: ignore[import-untyped]
+import psycopg2  # type: ignore[import-untyped]
 from deployment_postgres import Postgres
 from deployment_processes import (
     DeploymentRecord,
@@ -227,7 +228,10 @@ class Deployment:
         (self.home / "airflow").mkdir(parents=True, exist_ok=True)
         copy_raw_data(self.home / "raw")
 
-        pid = self._postgres.start(("airflow", "mlflow"))
+        try:
+            pid = self._postgres.start(("airflow", "mlflow"))
+        except (subprocess.SubprocessError, psycopg2.Error, RuntimeError) as error:
+            raise self._failure("postgres", f"did not start: {error}") from error
         record.processes["postgres"] = ProcessIdentity.of(pid) or ProcessIdentity(pid, "")
         record.write(self.record_path)
         self._say(f"postgres ready in {time.monotonic() - began:.1f} s")

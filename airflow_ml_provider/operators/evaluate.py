@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.contract.arguments import EvaluateArguments
@@ -67,19 +67,17 @@ class EvaluateOperator(StepOperator):
         self.resamples = resamples
 
     def arguments(self, pins: Pins, context: Context) -> EvaluateArguments:
-        """The step's arguments, with candidate and table pinned."""
+        """The step's arguments, with candidate, champion and table pinned."""
+        candidate = pins.model(self.candidate)
         return EvaluateArguments(
-            candidate=pins.model(self.candidate),
+            candidate=candidate,
+            champion=pins.existing_model(Model(candidate.name, "champion")),
             table=pins.table(self.table),
             partitions=str(self.partitions),
             gates=tuple(self.gates),
             slices=tuple(self.slices),
             resamples=self.resamples,
         )
-
-    def further_parts(self, pins: Pins, arguments: EvaluateArguments) -> Mapping[str, Any]:
-        """The champion, which the step finds by its alias."""
-        return {"champion": pins.version_of(Model(arguments.candidate.name, "champion"))}
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An evaluation publishes nothing."""

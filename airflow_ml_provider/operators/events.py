@@ -3,8 +3,8 @@
 Airflow emits an event for every outlet that a task has when it succeeds. So a step that changed nothing
 takes the outlet off its task in the worker, at run time; the DAG's asset graph still shows it.
 
-Events are told at least once: a task that is tried again cannot tell whether the event of a try before it
-was lost with its worker, so it tells it (again).
+Events are told at least once: a task that is tried again, or cleared, cannot tell whether the event of a try
+before it was lost with its worker, so it tells it (again).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from airflow_ml_provider.contract.documents import StepResult
 
-_MOST_ITEMS = 20
+_PLAIN = (str, int, float, bool)
+_MOST_ITEMS = 10
 
 
 def announce_table(operator: BaseOperator, result: StepResult, context: Context) -> None:
@@ -60,7 +61,7 @@ def announce_model(
         "verdict": brief(result.verdict),
     }
     asset = model_asset(Model(model.name, alias))
-    tell_if(moved or runs.was_tried_before(context), operator, asset, extra, context)
+    tell_if(moved, operator, asset, extra, context)
 
 
 def announce_drift(
@@ -92,15 +93,11 @@ def tell_if(
 
 
 def brief(verdict: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The part of a verdict that fits on an event: its plain values and short lists of them."""
-    plain = (str, int, float, bool)
-    return {
-        name: value
-        for name, value in (verdict or {}).items()
-        if isinstance(value, plain)
-        or (
-            isinstance(value, (list, tuple))
-            and len(value) <= _MOST_ITEMS
-            and all(isinstance(item, plain) for item in value)
-        )
-    }
+    """The part of a verdict that fits on an event: its plain values, and the first of lists of them."""
+    found: dict[str, Any] = {}
+    for name, value in (verdict or {}).items():
+        if isinstance(value, _PLAIN):
+            found[name] = value
+        elif isinstance(value, (list, tuple)) and all(isinstance(item, _PLAIN) for item in value):
+            found[name] = list(value[:_MOST_ITEMS])
+    return found

@@ -62,10 +62,10 @@ class Pins:
         model = as_model(value, wanted_by=self.wanted_by)
         return model if model.version is not None else model.at(self.hook.resolve(model).version)
 
-    def version_of(self, model: Model) -> int | None:
-        """The version an alias names now, None if it names none."""
+    def existing_model(self, model: Model) -> Model | None:
+        """A model at the version that its alias names now, None if it names none."""
         found = self.hook.find(model)
-        return found.version if found else None
+        return model.at(found.version) if found else None
 
 
 def code_of(entry_points: Iterable[str | None], roots: tuple[str, ...], commit: str) -> Code:

@@ -71,13 +71,11 @@ class PromoteOperator(StepOperator):
 
     def further_parts(self, pins: Pins, arguments: PromoteArguments) -> Mapping[str, Any]:
         """The version that the alias names now: after a rollback by hand, promoting is work again."""
-        found = known_model(self.model) or as_model(self.verdict, wanted_by=pins.wanted_by)
-        return {"replaces": pins.version_of(Model(found.name, arguments.alias))}
+        found = as_model(self.verdict, wanted_by=pins.wanted_by)
+        now = pins.existing_model(Model(found.name, arguments.alias))
+        return {"replaces": now.version if now else None}
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An event, if the alias moved."""
-        announce_model(self, result, context, moved=_has_moved(result), alias=self.alias)
-
-
-def _has_moved(result: StepResult) -> bool:
-    return bool((result.verdict or {}).get("promoted", result.summary.get("promoted", False)))
+        promoted = bool((result.verdict or {}).get("promoted"))
+        announce_model(self, result, context, moved=promoted, alias=self.alias)

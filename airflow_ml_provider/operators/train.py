@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.assets import model_asset
 from airflow_ml_provider.contract.arguments import TrainArguments
+from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.models import Model, as_model
 from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.events import announce_model
@@ -31,8 +32,8 @@ class TrainOperator(StepOperator):
     :param table: feature rows: a Table, its name, or an upstream step's ``.output``. (templated)
     :param model: the registered model that gets the version.
     :param partitions: which partitions to train on; all of them when empty. (templated)
-    :param hyperparameters: given to the function as ``params``; Airflow's own ``params`` are those of the
-        run's form. (templated)
+    :param hyperparameters: given to the function as ``params``; an operator's ``params`` are Airflow's, for
+        the form of a run. (templated)
     :param trusted_types: types that a model may hold beside those that are safe to load. (templated)
     """
 
@@ -54,6 +55,7 @@ class TrainOperator(StepOperator):
         trusted_types: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        _refuse_params(kwargs.get("params"))
         super().__init__(**kwargs)
         self.function = function
         self.table = table
@@ -83,3 +85,13 @@ class TrainOperator(StepOperator):
     def announce(self, result: StepResult, context: Context) -> None:
         """An event for the challenger."""
         announce_model(self, result, context, moved=True, alias=ALIAS)
+
+
+def _refuse_params(params: Any) -> None:
+    """Airflow would take them for parameters of the run, and the model would be trained without them."""
+    own = [name for name in params or () if getattr(params.get_param(name), "source", None) == "task"]
+    if own:
+        raise ConfigError(
+            f"a TrainOperator was given params= ({', '.join(own)}), which are Airflow's parameters of a run",
+            todo="give a model its parameters as hyperparameters=",
+        )

@@ -29,7 +29,7 @@ class Entry(msgspec.Struct, frozen=True):
     :param at: when, ISO 8601, UTC.
     :param by: the user or the kind of run that asked for it.
     :param reason: why, for people.
-    :param verdict: digest of the verdict that allowed it.
+    :param verdict: digest of the verdict that allowed it; the document itself is at ``verdict_uri``.
     :param step_key: the step that wrote it; there is one entry for a step, however often it is tried.
     :param url: the step's page in Airflow, where known.
     """
@@ -43,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True):
     by: str
     reason: str
     verdict: str
+    verdict_uri: str
     step_key: str
     url: str = ""
     kind: Literal["promotion"] = "promotion"

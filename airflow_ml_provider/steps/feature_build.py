@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +14,10 @@ from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.features import FEATURE_HASH, LABEL_KNOWN_AT, FeatureSet, Label
 from airflow_ml_provider.contract.partitions import Partitions
 from airflow_ml_provider.steps import functions, point_in_time
-from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, write_facts, write_labels, write_rows
-from airflow_ml_provider.steps.point_in_time import Facts, file
+from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, write_facts, write_rows
+from airflow_ml_provider.steps.feature_labels import refuse_repeats, with_labels
+from airflow_ml_provider.steps.out_of_core import repeats
+from airflow_ml_provider.steps.point_in_time import Facts
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -83,14 +85,13 @@ class Built:
         if self.wanted.labels and self.features.label:
             columns |= {self.features.label.name: "label", LABEL_KNOWN_AT: "label_known"}
         frame = pl.scan_parquet(self.path)
-        schema = frame.collect_schema()
-        return frame.select(
-            *(
-                (pl.col(inside).dt.replace_time_zone("UTC") if schema[inside] == pl.Datetime else pl.col(inside))
-                .alias(name) for name, inside in columns.items()
-            ),
-            pl.lit(feature_hash).alias(FEATURE_HASH),
-        )  # fmt: skip
+        times = {inside for inside, kind in frame.collect_schema().items() if kind == pl.Datetime}
+
+        def column(inside: str) -> pl.Expr:
+            return pl.col(inside).dt.replace_time_zone("UTC") if inside in times else pl.col(inside)
+
+        named = [column(inside).alias(name) for name, inside in columns.items()]
+        return frame.select(*named, pl.lit(feature_hash).alias(FEATURE_HASH))
 
 
 def build(
@@ -109,28 +110,34 @@ def build(
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = write_rows(
-        features, inputs, partition_by=wanted.partition_by, partitions=wanted.partitions, only=wanted.only,
+        features,
+        inputs,
+        partition_by=wanted.partition_by,
+        partitions=wanted.partitions,
+        only=wanted.only,
         to=folder / "rows.parquet",
-    )  # fmt: skip
+    )
     asked, first, last = _check_rows(connection, features, rows)
     if asked == 0:
         return None
     say(f"rows: {asked:,}, predicted from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
     spine, count = rows.path, asked
     if wanted.labels:
-        spine, count = _with_labels(connection, features, inputs, rows, wanted, folder)
+        label = labelled(features)
+        spine, count = with_labels(
+            connection, label, features.key, inputs, rows, known_at=wanted.known_at, folder=folder
+        )
         say(f"labels: known for {count:,} of {asked:,} rows")
     facts: list[Facts] = []
     timeless: dict[str, int] = {}
     for index, view in enumerate(features.views):
-        path = folder / f"facts-{index}.parquet"
-        facts.append(write_facts(view, inputs, rows, first=first, last=last, to=path))
-        total, timed = connection.execute(
-            f"SELECT count(*), count(*) FILTER (event IS NOT NULL AND known IS NOT NULL) FROM {file(path)}"
-        ).fetchall()[0]
-        if total > timed:
-            timeless[view.name] = total - timed
-        say(f"view {view.name}: {timed:,} facts")
+        facts.append(
+            write_facts(view, inputs, rows, first=first, last=last, to=folder / f"facts-{index}.parquet")
+        )
+        total, without_time = _count_facts(facts[-1])
+        if without_time:
+            timeless[view.name] = without_time
+        say(f"view {view.name}: {total:,} facts")
     built = Built(features, wanted, folder / "built.parquet", rows, count, asked, timeless)
     point_in_time.join(connection, spine, built.time, facts, order_by=built.order, to=built.path)
     say(f"joined {len(facts)} views as they were known")
@@ -155,11 +162,12 @@ def _check_rows(
 ) -> tuple[int, datetime, datetime]:
     who = functions.name_of(features.rows)
     needed = (features.prediction_time, *features.key)
-    nulls = ", ".join(f"count(*) - count({column})" for column in rows.inside(needed))
-    time = rows.names[features.prediction_time]
-    count, first, last, *missing = connection.execute(
-        f"SELECT count(*), min({time}), max({time}), {nulls} FROM {file(rows.path)}"
-    ).fetchall()[0]
+    time = pl.col(rows.names[features.prediction_time])
+    nulls = [pl.col(inside).null_count() for inside in rows.inside(needed)]
+    looked = [pl.len().alias("rows"), time.min().alias("first"), time.max().alias("last"), *nulls]
+    count, first, last, *missing = (
+        pl.scan_parquet(rows.path).select(looked).collect(engine="streaming").row(0)
+    )
     for column, without in zip(needed, missing, strict=True):
         if without:
             what = "prediction time" if column == features.prediction_time else "key"
@@ -167,74 +175,18 @@ def _check_rows(
                 f"{without:,} of {count:,} rows that {who} gives have no {what}: {column!r} is null",
                 todo="fill it, or leave these rows out",
             )
-    _refuse_duplicates(
-        connection, file(rows.path), rows.inside(features.key), features.key, f"rows that {who} gives"
+    refuse_repeats(
+        repeats(connection, rows.path, rows.inside(features.key)), features.key, f"rows that {who} gives"
     )
     return count, first, last
 
 
-def _with_labels(
-    connection: DuckDBPyConnection,
-    features: FeatureSet,
-    inputs: Inputs,
-    rows: Rows,
-    wanted: Wanted,
-    folder: Path,
-) -> tuple[Path, int]:
-    label = labelled(features)
-    labels = write_labels(label, features.key, inputs, rows, to=folder / "labels.parquet")
-    inside = [f"k{number}" for number in range(len(features.key))]
-    same = " AND ".join(
-        f"r.{mine} = l.{theirs}" for mine, theirs in zip(rows.inside(features.key), inside, strict=True)
+def _count_facts(facts: Facts) -> tuple[int, int]:
+    without_time = (pl.col("event").is_null() | pl.col("known").is_null()).sum()
+    total, timeless = (
+        pl.scan_parquet(facts.path)
+        .select(pl.len(), without_time.alias("timeless"))
+        .collect(engine="streaming")
+        .row(0)
     )
-    of_rows = f"(SELECT l.* FROM {file(labels)} l SEMI JOIN {file(rows.path)} r ON {same})"
-    who = functions.name_of(label.function)
-    _refuse_duplicates(connection, of_rows, inside, features.key, f"labels that {who} gives")
-    known = "l.label IS NOT NULL AND l.known IS NOT NULL"
-    if wanted.known_at is not None:
-        known += f" AND l.known <= TIMESTAMP '{wanted.known_at.isoformat(sep=' ')}'"
-    path = folder / "labelled.parquet"
-    connection.execute(
-        f"COPY (SELECT r.*, l.label, l.known AS label_known FROM {file(rows.path)} r JOIN {file(labels)} l "
-        f"ON {same} WHERE {known}) TO {point_in_time.text(path)} (FORMAT parquet, COMPRESSION lz4_raw)"
-    )
-    count = connection.execute(f"SELECT count(*) FROM {file(path)}").fetchall()[0][0]
-    if count == 0:
-        _refuse_no_labels(connection, of_rows, label, wanted)
-    return path, count
-
-
-def _refuse_no_labels(connection: DuckDBPyConnection, labels: str, label: Label, wanted: Wanted) -> None:
-    found, valued, known, newest = connection.execute(
-        f"SELECT count(*), count(label), count(known) FILTER (label IS NOT NULL), min(known) FROM {labels}"
-    ).fetchall()[0]
-    who = functions.name_of(label.function)
-    if not found:
-        why = f"{who} gives no row with a key of these rows"
-    elif not valued:
-        why = f"the label column {label.name!r} of {who} is null in all {found:,} of them"
-    elif not known:
-        why = f"{label.known_at!r} of {who} is null wherever there is a label"
-    else:
-        why = f"the first became known at {newest} UTC, after known_at={wanted.known_at}"
-    raise DataError(
-        f"not one of the rows asked for has a known label: {why}",
-        todo="ask for partitions whose labels have arrived, or for rows to predict (labels=False)",
-    )
-
-
-def _refuse_duplicates(
-    connection: DuckDBPyConnection, source: str, columns: Sequence[str], names: Sequence[str], what: str
-) -> None:
-    grouped = ", ".join(columns)
-    repeated = f"SELECT {grouped}, count(*) AS n FROM {source} GROUP BY {grouped} HAVING n > 1"
-    worst = connection.execute(f"{repeated} ORDER BY {grouped} LIMIT 1").fetchall()
-    if not worst:
-        return
-    keys, rows = connection.execute(f"SELECT count(*), sum(n) FROM ({repeated})").fetchall()[0]
-    key = ", ".join(f"{name}={value!r}" for name, value in zip(names, worst[0][:-1], strict=True))
-    more = f"; {keys:,} keys occur more than once, in {rows:,} rows" if keys > 1 else ""
-    raise DataError(
-        f"{worst[0][-1]:,} of the {what} have the key {key}{more}",
-        todo="make the key unique: add the column that tells these rows apart, or leave out the repeats",
-    )
+    return total, timeless

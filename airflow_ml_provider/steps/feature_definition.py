@@ -40,6 +40,20 @@ class Roles(msgspec.Struct, frozen=True):
     label: str | None = None
     keep: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, features: FeatureSet, entry_point: str, feature_hash: str, partition_by: str | None) -> Roles:
+        """The roles of the columns that a set makes."""
+        return cls(
+            feature_hash,
+            features.key,
+            features.prediction_time,
+            features.features,
+            entry_point,
+            partition_by,
+            features.label.name if features.label else None,
+            features.keep,
+        )
+
     def write(self, store: Store, table: str) -> None:
         """Keep the document; equal hashes write equal bytes."""
         store.write_json(_path(table, self.feature_hash), msgspec.to_builtins(self))
@@ -54,7 +68,7 @@ def read_roles(store: Store, table: str, feature_hash: str) -> Roles:
     document = store.read_json(path)
     if document is None:
         raise DataError(
-            f"table {table!r} has rows of feature definition {feature_hash[:12]}, and the document that tells "
+            f"table {table!r} has rows of feature definition {feature_hash[:12]}, and the document that says "
             f"what their columns are is missing: {path}",
             todo="build the rows again with a features step",
         )

@@ -80,7 +80,7 @@ class Given:
             return pl.col(column).cast(_STORED[base])
         if base not in _AS_IS:
             raise UserCodeError(
-                f"column {column!r} of {self.name} is of type {kind}, which no table of feature rows can hold",
+                f"column {column!r} of {self.name} is of type {kind}, which no feature row can hold",
                 todo="give numbers, booleans, text, dates or timestamps",
             )
         # "Not a number" identifies nothing, like null; as a feature it is as good as missing.

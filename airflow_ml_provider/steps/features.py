@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
+import polars as pl
+
 from airflow_ml_provider.contract.arguments import FeaturesArguments
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.identity import document_digest
@@ -14,15 +16,18 @@ from airflow_ml_provider.steps.feature_build import Built, Wanted
 from airflow_ml_provider.steps.feature_definition import Roles
 from airflow_ml_provider.steps.feature_inputs import Inputs
 from airflow_ml_provider.steps.leakage import Checked
-from airflow_ml_provider.steps.point_in_time import connect
+from airflow_ml_provider.steps.out_of_core import connect
 from airflow_ml_provider.steps.replay import replay
+from airflow_ml_provider.steps.tables import PinnedTable
 
-# A leak does its harm in training, so rows with labels are replayed at more moments.
-_MOMENTS_WITH_LABELS, _MOMENTS_WITHOUT = 3, 1
+# A leak does its harm in training: rows with labels are replayed, rows to predict are made by the same code.
+_REPLAYED_MOMENTS = 3
+# Every view reads its tables again: up to this size a table is fetched once, into the scratch folder.
+_FETCHED_BYTES = 1 << 30
 
 
 def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
-    """Build the feature rows of some partitions, prove that they hold nothing from the future, publish them."""
+    """Build the feature rows of partitions, prove that they hold nothing from the future, publish them."""
     features = feature_definition.load(step, arguments.features)
     if arguments.labels:
         feature_build.labelled(features)
@@ -40,24 +45,20 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
     wanted = Wanted(
         target.partition_by, partitions, labels=arguments.labels, known_at=_moment(arguments.known_at)
     )
-    inputs = Inputs({name: table.lazy() for name, table in pinned.items()}, step.scratch)
+    inputs = Inputs({name: _fetched(step, table) for name, table in pinned.items()}, step.scratch)
     with connect(step.scratch) as connection:
         say = _Teller(step)
         built = feature_build.build(features, inputs, wanted, connection, step.scratch / "build", say)
         if built is None:
             where = f"{target.partition_by}={partitions.label}" if partitions else "the tables"
             raise Skipped(f"no rows to build in {where}: {arguments.features} gives none")
-        checked = leakage.check_times(connection, built)
+        checked = leakage.check_times(built)
         say(f"proved that none of {checked.facts:,} facts is newer than its row's prediction time")
         replayed = 0
-        if features.as_known:
-            moments = _MOMENTS_WITH_LABELS if wanted.labels else _MOMENTS_WITHOUT
-            replayed = replay(built, inputs, connection, moments=moments, say=say)
+        if features.as_known and wanted.labels:
+            replayed = replay(built, inputs, connection, moments=_REPLAYED_MOMENTS, say=say)
     _warn(step, built, checked)
-    Roles(
-        mark, features.key, features.prediction_time, features.features, arguments.features, target.partition_by,
-        features.label.name if features.label else None, features.keep,
-    ).write(step.store, target.name)  # fmt: skip
+    Roles.of(features, arguments.features, mark, target.partition_by).write(step.store, target.name)
     batches = tables.batches_of(built.published(mark))
     publication = tables.publish(
         step, target, batches, partitions=partitions, content=content, suite=arguments.suite
@@ -68,6 +69,15 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
         | {f"without_{view}": share for view, share in checked.without_fact.items()},
         summary=_summary(built, checked, replayed, mark),
     )
+
+
+def _fetched(step: StepContext, table: PinnedTable) -> pl.LazyFrame:
+    sizes = pl.DataFrame(table.delta.get_add_actions())["size_bytes"]
+    if sizes.sum() > _FETCHED_BYTES:
+        return table.lazy()
+    path = step.scratch / f"table-{table.name}.parquet"
+    table.lazy().sink_parquet(path, compression="lz4")
+    return pl.scan_parquet(path)
 
 
 class _Teller:
@@ -86,8 +96,8 @@ def _warn(step: StepContext, built: Built, checked: Checked) -> None:
         step.warn(f"view {view!r}: {count:,} facts have no event or no knowledge time and are not used")
     if checked.labels_before:
         step.warn(
-            f"the label of {checked.labels_before:,} of {built.count:,} rows was known at their prediction time "
-            f"already: either there is nothing to predict, or {built.features.prediction_time!r} is too late"
+            f"{checked.labels_before:,} of {built.count:,} rows have a label that was already known at their "
+            f"prediction time: {built.features.prediction_time!r} is too late, or there is nothing to predict"
         )
     if built.wanted.labels:
         for feature, auc in leakage.too_good(built).items():

@@ -43,7 +43,7 @@ def run(step: StepContext, arguments: IngestArguments) -> Outcome:
     partitions = step.partitions(arguments.partitions)
     if partitions is not None and target.partition_by is None:
         raise ConfigError(
-            f"table {target.name!r} is not partitioned, and partitions {partitions.label!r} were to be ingested",
+            f"partitions {partitions.label!r} cannot be ingested to {target.name!r}: it is not partitioned",
             todo=f'declare Table("{target.name}", partition_by=...), or leave partitions= out',
         )
     schema = _schema(step, arguments.schema)
@@ -57,9 +57,8 @@ def run(step: StepContext, arguments: IngestArguments) -> Outcome:
     stage = Stage(step, source, Transform(function, target), quarantine)
     stage.fill()
     if not stage.rows and not quarantine.rows:
-        raise Skipped(
-            f"none of the {stage.rows_read:,} rows of {arguments.source} is {_in(target.partition_by, partitions)}"
-        )
+        wanted = f"in {target.partition_by} = {partitions.label}" if partitions else "there"
+        raise Skipped(f"of the {stage.rows_read:,} rows of {arguments.source}, none is {wanted}")
     kept = quarantine.publish()
     if quarantine.rows > arguments.max_bad_rows:
         raise _too_many_bad_rows(arguments, stage, quarantine, kept)
@@ -153,13 +152,11 @@ def _too_many_bad_rows(
     where = f"{kept.name} version {kept.version} ({kept.uri})" if kept else "nowhere"
     shown = "\n".join(f"  {line}" for line in quarantine.first)
     more = quarantine.rows - len(quarantine.first)
+    count = f"{quarantine.rows:,} of {stage.rows_read:,} rows are bad"
     return DataError(
-        f"{quarantine.rows:,} of {stage.rows_read:,} rows are bad, and max_bad_rows is {arguments.max_bad_rows}:\n"
-        f"{shown}" + (f"\n  and {more:,} more" if more else ""),
+        f"{count}, and max_bad_rows is {arguments.max_bad_rows}:\n{shown}"
+        + (f"\n  and {more:,} more" if more else ""),
         kept=f"all bad rows, in table {where}; table {arguments.publish.name} is as it was",
         todo="correct the source and ingest it again, or raise max_bad_rows",
     )
 
-
-def _in(column: str | None, partitions: Partitions | None) -> str:
-    return f"in {column} = {partitions.label}" if partitions else "good"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from airflow_ml_provider.contract.errors import DataError
-from airflow_ml_provider.steps import functions
-from airflow_ml_provider.steps.point_in_time import file
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
     from numpy.typing import NDArray
 
     from airflow_ml_provider.steps.feature_build import Built
@@ -39,33 +36,40 @@ class Checked:
     labels_before: int
 
 
-def check_times(connection: DuckDBPyConnection, built: Built) -> Checked:
+def check_times(built: Built) -> Checked:
     """Prove that no row holds what was not known when it is predicted.
 
-    A query of its own over the built rows, which relies on nothing that the join has done: each used fact's
+    A query of its own over the built rows, in another engine than the one that joined them: each used fact's
     event and knowledge time, and the row's own ``row_known_at``, are at or before the prediction time, and no
     fact is older than its view's ``max_age``.
 
     :raises DataError: one is not; names the feature, the row and the times.
     """
-    time = built.time
-    checks = _row_check(built) | _view_checks(built)
-    counts = [f"count(*) FILTER ({condition})" for condition, _ in checks.values()]
-    used = [f"count(e{index})" for index in range(len(built.features.views))]
-    before = f"count(*) FILTER (label_known <= {time})" if built.wanted.labels else "0"
-    rows, labels_before, *found = connection.execute(
-        f"SELECT {', '.join(['count(*)', before, *counts, *used])} FROM {file(built.path)}"
-    ).fetchall()[0]
-    for (what, (condition, times)), violations in zip(checks.items(), found, strict=False):
+    checks = _checks(built)
+    views = [view.name for view in built.features.views]
+    before = pl.col("label_known") <= pl.col(built.time) if built.wanted.labels else pl.lit(False)
+    rows, labels_before, *found = (
+        pl.scan_parquet(built.path)
+        .select(
+            pl.len().alias("rows"),
+            before.sum().alias("labels_before"),
+            *(check.violated.sum().alias(f"violated-{number}") for number, check in enumerate(checks)),
+            *(pl.col(f"e{index}").count() for index in range(len(views))),
+        )
+        .collect(engine="streaming")
+        .row(0)
+    )
+    for check, violations in zip(checks, found, strict=False):
         if violations:
-            raise _leak(connection, built, what, condition, times, violations)
-    facts = dict(zip((view.name for view in built.features.views), found[len(checks) :], strict=True))
-    without = {name: 1 - count / rows for name, count in facts.items()}
-    return Checked(sum(facts.values()), without, labels_before)
+            raise _leak(built, check, violations)
+    facts = dict(zip(views, found[len(checks) :], strict=True))
+    return Checked(
+        sum(facts.values()), {view: 1 - count / rows for view, count in facts.items()}, labels_before
+    )
 
 
 def too_good(built: Built) -> dict[str, float]:
-    """Features that alone tell a 0/1 label with an AUC above 0.90, and that AUC; usually they know the future.
+    """Features that alone tell a 0/1 label with an AUC above 0.90, and that AUC; most know the future.
 
     Each feature is cut into at most 64 levels (text: its values), nulls being a level of their own. A level's
     score is the share of label 1 in it, counted on the other half of the rows, so that a feature with a level
@@ -105,11 +109,11 @@ def single_feature_auc(values: pl.Series, labels: NDArray[Any]) -> float:
 
 
 def _levels(values: pl.Series) -> NDArray[np.int64]:
-    dense = values.rank("dense")
-    if values.dtype.is_numeric() and (dense.max() or 0) > _LEVELS:
+    levels = values.rank("dense").cast(pl.Int64)
+    if values.dtype.is_numeric() and values.n_unique() > _LEVELS:
         # Equal values stay in one level.
-        dense = (values.rank("min") - 1) * _LEVELS // (len(values) - values.null_count()) + 1
-    return dense.fill_null(0).cast(pl.Int64).to_numpy()
+        levels = (values.rank("min").cast(pl.Int64) - 1) * _LEVELS // values.count() + 1
+    return levels.fill_null(0).to_numpy()
 
 
 def _auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
@@ -120,50 +124,45 @@ def _auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     return float((ranks[labels == 1].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
-def _row_check(built: Built) -> dict[str, tuple[str, dict[str, str]]]:
-    column = built.features.row_known_at
-    if column is None:
-        return {}
-    inside = built.rows.names[column]
-    features = ", ".join(map(repr, built.features.row_features)) or "its other columns"
-    what = f"a row given by {functions.name_of(built.features.rows)}, with {features},"
-    return {what: (f"{inside} > {built.time} OR {inside} IS NULL", {column: inside})}
+class _Check(NamedTuple):
+    """What must not be, of which feature, and the columns of the times to show."""
+
+    what: str
+    violated: pl.Expr
+    times: dict[str, str]
 
 
-def _view_checks(built: Built) -> dict[str, tuple[str, dict[str, str]]]:
-    checks = {}
+def _checks(built: Built) -> list[_Check]:
+    time = pl.col(built.time)
+    checks = []
+    if (column := built.features.row_known_at) is not None:
+        inside = built.rows.names[column]
+        late = pl.col(inside).is_null() | (pl.col(inside) > time)
+        features = ", ".join(map(repr, built.features.row_features)) or "its columns"
+        checks.append(_Check(f"row feature {features}", late, {repr(column): inside}))
     for index, view in enumerate(built.features.views):
-        condition = f"e{index} > {built.time} OR k{index} > {built.time}"
+        event, known = pl.col(f"e{index}"), pl.col(f"k{index}")
+        violated = (event > time) | (known > time)
         if view.max_age_seconds is not None:
-            condition += f" OR e{index} < {built.time} - to_seconds({view.max_age_seconds})"
-        what = f"feature {view.columns[0]!r}" + (
-            f" (and {', '.join(map(repr, view.columns[1:]))})" if view.columns[1:] else ""
+            violated |= event < time - pl.duration(seconds=view.max_age_seconds)
+        times = {"event time": f"e{index}", "knowledge time": f"k{index}"}
+        checks.append(
+            _Check(f"feature {', '.join(map(repr, view.columns))}", violated.fill_null(False), times)
         )
-        checks[what] = (condition, {"event time": f"e{index}", "knowledge time": f"k{index}"})
     return checks
 
 
-def _leak(
-    connection: DuckDBPyConnection,
-    built: Built,
-    what: str,
-    condition: str,
-    times: Mapping[str, str],
-    violations: int,
-) -> DataError:
-    key = built.rows.inside(built.features.key)
-    first = connection.execute(
-        f"SELECT {', '.join([*key, built.time, *times.values()])} FROM {file(built.path)} "
-        f"WHERE {condition} ORDER BY {', '.join(built.order)} LIMIT 1"
-    ).fetchall()[0]
-    row = ", ".join(f"{name}={value!r}" for name, value in zip(built.features.key, first, strict=False))
-    said = " and ".join(
-        f"{name} {value} UTC" if value is not None else f"{name} null"
-        for name, value in zip(times, first[len(key) + 1 :], strict=True)
+def _leak(built: Built, check: _Check, violations: int) -> DataError:
+    key = dict(zip(built.features.key, built.rows.inside(built.features.key), strict=True))
+    first = pl.scan_parquet(built.path).filter(check.violated).head(1).collect().row(0, named=True)
+    row = ", ".join(f"{name}={first[inside]!r}" for name, inside in key.items())
+    times = " and ".join(
+        f"{name} {'null' if first[inside] is None else f'{first[inside]} UTC'}"
+        for name, inside in check.times.items()
     )
     return DataError(
-        f"{what} is not known when it is used: row {row} is predicted at {first[len(key)]} UTC and holds a "
-        f"value of {said}; {violations:,} of {built.count:,} rows are like it",
-        todo="use only what is known at the prediction time; a column known later belongs in a view with its "
-        "own knowledge time",
+        f"{check.what} is not known when it is used: row {row} has prediction time {first[built.time]} UTC "
+        f"and the value has {times}; {violations:,} of {built.count:,} rows are like it",
+        todo="use only what is known at the prediction time; what becomes known later belongs in a view with "
+        "its own knowledge time",
     )

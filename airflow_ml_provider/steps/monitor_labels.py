@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from airflow_ml_provider.contract.errors import ConfigError, DataError, UserCodeError, did_you_mean
-from airflow_ml_provider.contract.features import FeatureSet, Label
-from airflow_ml_provider.steps import functions, metrics
+from airflow_ml_provider.contract.errors import ConfigError, DataError
+from airflow_ml_provider.contract.features import Label
+from airflow_ml_provider.steps import feature_definition, functions, metrics
+from airflow_ml_provider.steps.feature_inputs import Given, Inputs
+from airflow_ml_provider.steps.moments import moment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,76 +79,54 @@ def performance(
     :param tables: what the label function may ask for.
     :param by: the predictions' partition column.
     :param known_at: labels that became known later do not count; empty counts all.
+    :raises ConfigError: the feature set has no label.
     :raises UserCodeError: the label function raised, or its columns are not those declared.
     :raises DataError: a key has two labels, or a label is neither 0 nor 1.
     """
-    feature_set = functions.user_code(step, features)
-    if not isinstance(feature_set, FeatureSet) or feature_set.label is None:
+    feature_set = feature_definition.load(step, features)
+    label = feature_set.label
+    if label is None:
         raise ConfigError(
-            f"{features!r} is no feature set with a label, so there is no performance to report",
-            todo="name a FeatureSet with label=, or leave tables= out of the monitor step",
+            f"the feature set {features!r} declares no label, so there is no performance to report",
+            todo="name a feature set with a label, or leave tables= out of the monitor step",
         )
-    label, key = feature_set.label, list(feature_set.key)
-    given = functions.call_for_frame(label.function, frames=tables, scratch=step.scratch)
+    given = Inputs(tables, step.scratch).call(label.function)
+    given.check([*feature_set.key, label.name, label.known_at])
+    scored = predictions.select(list(dict.fromkeys([by, *feature_set.key, "score"])))
+    labels = _known_labels(given, label, feature_set.key, scored, moment(known_at, name="known_at"))
     with functions.blame(label.function):
-        labels = _known_labels(given, label, key, _moment(known_at))
-        scored = predictions.select(list(dict.fromkeys([by, *key, "score"])))
-        judged = scored.join(labels, on=key, how="left")
+        joined = scored.join(labels, on=list(feature_set.key), how="left")
         # The join keeps no order, and which rows a resample draws depends on it.
-        found = judged.select(by, "score", "label").collect(engine="streaming").sort(by, "score", "label")
-        predicted = predictions.select(pl.len()).collect().item()
-        if found.height > predicted:
-            _refuse_duplicates(labels, label, key)
+        found = joined.select(by, "score", "label").collect(engine="streaming").sort(by, "score", "label")
+        if found.height > predictions.select(pl.len()).collect().item():
+            _refuse_duplicates(
+                labels.join(scored, on=list(feature_set.key), how="semi"), given, feature_set.key
+            )
     _check_values(found["label"], label)
     everything = _judge(found, minimum_rows, resamples=_RESAMPLES, seed=step.spec.seed)
     parts = found.partition_by(by, as_dict=True)
     return everything, {str(value): _judge(part, minimum_rows) for (value,), part in parts.items()}
 
 
-def _moment(known_at: str) -> datetime | None:
-    if not known_at.strip():
-        return None
-    try:
-        moment = datetime.fromisoformat(known_at.strip())
-    except ValueError:
-        raise ConfigError(
-            f"known_at is {known_at!r}, not a moment", todo='write it as "2013-06-08T08:00:00Z"'
-        ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 def _known_labels(
-    given: pl.LazyFrame, label: Label, key: Sequence[str], moment: datetime | None
+    given: Given, label: Label, key: Sequence[str], scored: pl.LazyFrame, until: datetime | None
 ) -> pl.LazyFrame:
-    schema = given.collect_schema()
-    for name in (*key, label.name, label.known_at):
-        if name not in schema:
-            raise UserCodeError(
-                f"the label function {functions.name_of(label.function)} gives no column {name!r}",
-                todo=did_you_mean(name, schema.names()),
-            )
-    time = schema[label.known_at]
-    if not isinstance(time, pl.Datetime):
-        raise UserCodeError(
-            f"column {label.known_at!r} of {functions.name_of(label.function)} is {time}, not a timestamp"
-        )
-    known_at = pl.col(label.known_at)
-    known_at = (
-        known_at.dt.replace_time_zone("UTC")
-        if time.time_zone is None
-        else known_at.dt.convert_time_zone("UTC")
-    )
-    known = known_at.is_not_null() if moment is None else known_at <= pl.lit(moment)
-    value = pl.col(label.name).cast(pl.Float64)
-    return given.filter(known).select(*key, value.alias("label")).drop_nulls("label")
+    schema = scored.collect_schema()
+    known_at = given.time(label.known_at, up=True)
+    return given.frame.select(
+        *(given.stored(column).cast(schema[column]).alias(column) for column in key),
+        label=pl.when(known_at.is_not_null() if until is None else known_at <= until).then(
+            given.stored(label.name).cast(pl.Float64)
+        ),
+    ).drop_nulls("label")
 
 
-def _refuse_duplicates(labels: pl.LazyFrame, label: Label, key: Sequence[str]) -> None:
-    twice = labels.group_by(key).len().filter(pl.col("len") > 1).drop("len").sort(key).limit(1).collect()
-    first = ", ".join(f"{name}={value!r}" for name, value in twice.row(0, named=True).items())
+def _refuse_duplicates(labels: pl.LazyFrame, given: Given, key: Sequence[str]) -> None:
+    twice = labels.group_by(key).len().filter(pl.col("len") > 1).sort(key).limit(1).collect()
+    *first, rows = twice.row(0)
+    named = ", ".join(f"{name}={value!r}" for name, value in zip(key, first, strict=True))
     raise DataError(
-        f"the label function {functions.name_of(label.function)} gives more than one label for {first}",
-        todo="make it give one row per key",
+        f"{given.name} gives {rows:,} labels for {named}", todo="make it give at most one row for a key"
     )
 
 

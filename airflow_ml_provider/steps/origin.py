@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from airflow_ml_provider.contract.arguments import TrainArguments
     from airflow_ml_provider.steps.context import StepContext
     from airflow_ml_provider.steps.labelled_rows import LabelledRows
-    from airflow_ml_provider.steps.tracking import TrackedRun
 
 
 def tags_of(step: StepContext, rows: LabelledRows) -> dict[str, str]:
@@ -38,7 +37,7 @@ def tags_of(step: StepContext, rows: LabelledRows) -> dict[str, str]:
     }
 
 
-def log_origin(step: StepContext, run: TrackedRun, arguments: TrainArguments, rows: LabelledRows) -> None:
+def log_origin(step: StepContext, run_id: str, arguments: TrainArguments, rows: LabelledRows) -> None:
     """Parameters, seed, dataset version, feature definition and the parts of the fingerprint.
 
     Logged before the training, so that a failed run says what it was, too.
@@ -46,16 +45,16 @@ def log_origin(step: StepContext, run: TrackedRun, arguments: TrainArguments, ro
     own = {name: _as_text(value) for name, value in arguments.params.items()}
     tags = {TAG + name: value for name, value in tags_of(step, rows).items() if value}
     step.tracker.log(
-        run.run_id, params={"function": arguments.function, "seed": step.spec.seed, **own}, tags=tags
+        run_id, params={"function": arguments.function, "seed": step.spec.seed, **own}, tags=tags
     )
-    log_dataset(step, run, rows, "training")
+    log_dataset(step, run_id, rows, "training")
     roles = read_roles(step.store, rows.table.name, rows.rows.hash)
-    log_document(step, run, "feature_rows.json", msgspec.to_builtins(roles))
+    log_document(step, run_id, "feature_rows.json", msgspec.to_builtins(roles))
     parts = {"fingerprint": step.spec.fingerprint, "parts": step.spec.parts}
-    log_document(step, run, "fingerprint.json", parts)
+    log_document(step, run_id, "fingerprint.json", parts)
 
 
-def log_dataset(step: StepContext, run: TrackedRun, rows: LabelledRows, context: str) -> None:
+def log_dataset(step: StepContext, run_id: str, rows: LabelledRows, context: str) -> None:
     """The pinned table version as an MLflow dataset of the run.
 
     :param context: what it was used for, "training" or "evaluation".
@@ -74,15 +73,15 @@ def log_dataset(step: StepContext, run: TrackedRun, rows: LabelledRows, context:
     )
     with step.tracker.speaking("log the dataset"):
         step.tracker.client.log_inputs(
-            run.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+            run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
         )
 
 
-def log_document(step: StepContext, run: TrackedRun, name: str, document: Mapping[str, Any]) -> None:
+def log_document(step: StepContext, run_id: str, name: str, document: Mapping[str, Any]) -> None:
     """Keep a JSON document with the run; equal documents are equal bytes."""
     path = step.scratch / name
     path.write_text(json.dumps(document, indent=1, sort_keys=True))
-    step.tracker.log_file(run.run_id, path)
+    step.tracker.log_file(run_id, path)
 
 
 def _as_text(value: Any) -> str:

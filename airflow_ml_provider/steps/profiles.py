@@ -72,9 +72,9 @@ def build_profile(frame: pl.LazyFrame, columns: Sequence[str], by: str | None = 
     """The profile of some columns, with bins made for them.
 
     Numeric columns get up to ten bins of about equal counts (between deciles) and one on either side of
-    all values, text and booleans their 50 most frequent values. Memory is bounded by a sample of 200,000
-    rows and a batch; with no more rows than the sample the frame is read once, otherwise twice. Equal rows
-    in equal order give an equal profile.
+    all values, text its 50 most frequent values; booleans count as 0 and 1, as models get them. Memory is
+    bounded by a sample of 200,000 rows and a batch; with no more rows than the sample the frame is read
+    once, otherwise twice. Equal rows in equal order give an equal profile.
 
     :param by: the partition column. Given, the profile also says how far single partitions usually lie
         from the whole, without which a day cannot be told to be unusual.
@@ -157,9 +157,9 @@ def _are_numeric(frame: pl.LazyFrame, columns: Iterable[str]) -> dict[str, bool]
             raise DataError(
                 f"there is no column {name!r} to take a profile of", todo=did_you_mean(name, schema.names())
             )
-        if dtype.is_numeric() or dtype == pl.Null:
+        if dtype.is_numeric() or dtype in (pl.Boolean, pl.Null):
             kinds[name] = True
-        elif dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
+        elif dtype in (pl.String, pl.Categorical, pl.Enum):
             kinds[name] = False
         else:
             raise DataError(

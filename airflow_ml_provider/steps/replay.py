@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -20,7 +20,6 @@ from airflow_ml_provider.contract.features import FeatureSet
 from airflow_ml_provider.steps import functions
 from airflow_ml_provider.steps.feature_build import Built, Wanted, build
 from airflow_ml_provider.steps.feature_inputs import Inputs
-from airflow_ml_provider.steps.point_in_time import file
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -45,8 +44,8 @@ def replay(
     """
     compared = 0
     for number in range(moments):
-        at = _moment(built, connection, (2 * number + 1) / (2 * moments))
-        expected = _last_rows(built, connection, at)
+        at = _moment(built, (2 * number + 1) / (2 * moments))
+        expected = _last_rows(built, at)
         folder = inputs.scratch / f"replay-{number}"
         cut = Inputs(_cut(built.features, inputs, at, folder / "tables"), folder / "tables")
         key = list(built.rows.inside(built.features.key))
@@ -58,23 +57,20 @@ def replay(
     return compared
 
 
-def _moment(built: Built, connection: DuckDBPyConnection, quantile: float) -> datetime:
-    place = int(built.count * quantile)
-    found = connection.execute(
-        f"SELECT {built.time} FROM {file(built.path)} ORDER BY {built.time} LIMIT 1 OFFSET {place}"
-    ).fetchall()
-    moment: datetime = found[0][0]
+def _moment(built: Built, quantile: float) -> datetime:
+    times = pl.scan_parquet(built.path).select(pl.col(built.time).quantile(quantile, "lower"))
+    moment: datetime = times.collect(engine="streaming").item()
     return moment
 
 
-def _last_rows(built: Built, connection: DuckDBPyConnection, at: datetime) -> pl.DataFrame:
-    order = ", ".join([f"{built.time} DESC", *built.order])
+def _last_rows(built: Built, at: datetime) -> pl.DataFrame:
     key = built.rows.inside(built.features.key)
-    columns = ", ".join(dict.fromkeys([*key, *built.feature_columns().values()]))
-    return connection.execute(
-        f"SELECT {columns} FROM {file(built.path)} "
-        f"WHERE {built.time} <= TIMESTAMP '{at.isoformat(sep=' ')}' ORDER BY {order} LIMIT {_ROWS}"
-    ).pl()
+    columns = list(dict.fromkeys([*key, *built.feature_columns().values()]))
+    order = [built.time, *built.order]
+    before = pl.scan_parquet(built.path).filter(pl.col(built.time) <= at)
+    newest_first = [name == built.time for name in order]
+    last = before.sort(order, descending=newest_first).head(_ROWS).select(columns)
+    return last.collect(engine="streaming")
 
 
 def _cut(features: FeatureSet, inputs: Inputs, at: datetime, folder: Path) -> dict[str, pl.LazyFrame]:
@@ -107,8 +103,8 @@ def _compare(built: Built, expected: pl.DataFrame, again: Built | None, at: date
         if other.height:
             raise DataError(
                 f"feature {feature!r} uses what was not known yet: for {_row(built, other)} it is "
-                f"{_value(other, inside)} when made from all the data, and {_value(other, f'{inside}_again')} "
-                f"when made from what was known at {at} UTC; {other.height} of {expected.height} rows differ",
+                f"{other[inside][0]!r} when made from all the data, and {other[f'{inside}_again'][0]!r} when "
+                f"made from what was known at {at} UTC; {other.height} of {expected.height} rows differ",
                 todo="look in its function for what reads ahead: an aggregate over the whole table, a gap "
                 "filled from later values, a window that holds outcomes which are not known yet",
             )
@@ -126,7 +122,3 @@ def _differ(kind: pl.DataType, one: pl.Expr, other: pl.Expr) -> pl.Expr:
 def _row(built: Built, rows: pl.DataFrame) -> str:
     key = zip(built.features.key, built.rows.inside(built.features.key), strict=True)
     return "row " + ", ".join(f"{name}={rows[inside][0]!r}" for name, inside in key)
-
-
-def _value(rows: pl.DataFrame, column: str) -> Any:
-    return rows[column][0]

@@ -70,7 +70,7 @@ def run(step: StepContext, arguments: TrainArguments) -> Outcome:
 def _train(
     step: StepContext, arguments: TrainArguments, function: Any, rows: LabelledRows, tracked: TrackedRun
 ) -> Registered:
-    origin.log_origin(step, tracked, arguments, rows)
+    origin.log_origin(step, tracked.run_id, arguments, rows)
     # Again, now that the user's module has imported what it draws random numbers with.
     runner.set_seeds(step.spec.seed)
     with models.repeatable_arithmetic():
@@ -91,7 +91,7 @@ def _train(
         scored = _scored(step, models.load(saved.folder, arguments.model.name), rows)
     step.tracker.log_folder(tracked.run_id, saved.folder, versions.FOLDER)
     profile = build_profile(scored, [*rows.rows.features, "score"], by=rows.partition_by)
-    origin.log_document(step, tracked, "reference_profile.json", profile)
+    origin.log_document(step, tracked.run_id, "reference_profile.json", profile)
     step.tracker.log(tracked.run_id, metrics={**_training_metrics(scored, rows), **own_metrics})
     return versions.register(step, arguments.model.name, tracked.run_id, saved, origin.tags_of(step, rows))
 

@@ -21,7 +21,7 @@ class Transform:
     It is called once a batch, so it must treat each row by itself. It gets the declared columns and
     ``_source_row``; when it leaves that column out, it must give one row for each row, in the same order.
 
-    :param function: ``LazyFrame -> LazyFrame`` or any other frames; None for rows that are published as typed.
+    :param function: gets a frame and gives one, of any known kind; None for rows published as typed.
     """
 
     def __init__(self, function: Callable[..., Any] | None, target: Table) -> None:

@@ -8,9 +8,11 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -51,6 +53,13 @@ def started(tmp_path: Path) -> Iterator[Callable[..., ProcessIdentity]]:
         child.wait(5)
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder outside pytest's own, which every other run of pytest closes to PostgreSQL's user again."""
+    with tempfile.TemporaryDirectory(prefix="deployment-") as folder:
+        yield Path(folder).resolve()
+
+
 def pid_written_to(path: Path) -> int:
     eventually(lambda: path.exists() and path.read_text() != "")
     return int(path.read_text())
@@ -65,6 +74,17 @@ def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
 
 def runs(pid: int) -> bool:
     return ProcessIdentity.of(pid) is not None
+
+
+def processes_in(folder: Path) -> list[str]:
+    """What works in a folder or was told of it, whatever it calls itself and whoever its parent is."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            told = f"{process.cwd()} {' '.join(process.cmdline())}"
+            if str(folder) in told and process.pid != os.getpid():
+                found.append(told)
+    return found
 
 
 def test_a_process_that_got_the_pid_of_a_recorded_one_is_never_ended(started):
@@ -297,7 +317,7 @@ def test_a_start_that_fails_shows_the_end_of_the_guilty_log_and_ends_everything(
     assert "should not be 'nonsense'" in str(failure.value)
     assert deployment.record.processes == {}
     assert deployment.pids_of("postgres") == []
-    assert not [process for process in psutil.process_iter() if str(tmp_path) in " ".join(_command(process))]
+    assert processes_in(tmp_path) == []
     assert not deployment.is_healthy()
     deployment.stop()  # nothing runs: nothing happens
 
@@ -312,6 +332,7 @@ def test_a_component_that_dies_while_starting_is_named_with_its_part_of_the_log(
     assert "Need both" in str(failure.value)
     assert "scheduler" not in str(failure.value)
     assert deployment.record.processes == {}
+    assert processes_in(tmp_path) == []
 
 
 @pytest.mark.slow
@@ -332,10 +353,4 @@ def test_a_second_start_finds_the_first_and_a_stopped_one_comes_back_on_its_port
         assert first.airflow_url == airflow
         assert len(first.pids_of("scheduler")) == 1, "what the killed parent left was ended"
     assert all(first.pids_of(part) == [] for part in ("postgres", "mlflow", "airflow"))
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
+    assert processes_in(tmp_path) == []

@@ -101,11 +101,19 @@ def test_values_of_equal_frequency_are_taken_in_the_order_of_their_names() -> No
 
 
 @pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["yes", "no", "never"])])
-def test_categoricals_and_booleans_are_categories(dtype: Any) -> None:
+def test_text_of_few_values_is_text(dtype: Any) -> None:
     assert _column(["no", "yes", "no"], dtype)["categories"] == ["no", "yes"]
-    assert _column([True, False, True, None]) == {
-        "kind": "categorical", "categories": ["true", "false"], "counts": [2, 1], "other": 0, "nulls": 1,
-    }  # fmt: skip
+
+
+def test_a_boolean_is_a_number_so_that_it_can_be_compared_with_what_the_model_got() -> None:
+    profile = build_profile(pl.LazyFrame({"x": [1.0, 0.0, 1.0, None]}), ["x"])
+    assert bin_labels(profile["columns"]["x"]) == ["< 0", "= 0", "0 – 1", "= 1", "> 1"]
+
+    later = apply_profile(profile, pl.LazyFrame({"x": [True, False, None, True]}))
+
+    assert later["columns"]["x"]["counts"] == [0, 1, 0, 2, 0]
+    assert later["columns"]["x"]["nulls"] == 1
+    assert _column([True, False, True, None]) == profile["columns"]["x"]
 
 
 def test_other_rows_are_counted_into_the_same_bins() -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import mlflow
-import polars as pl
 import pytest
-from model_tables import FEATURES, MODELS, feature_rows, publish_rows
+from model_tables import MODELS, feature_rows, publish_rows
 
 from airflow_ml_provider.contract.documents import StepResult
 

@@ -1,0 +1,104 @@
+"""Labels: given by the user's function, matched with the rows where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airflow_ml_provider.contract.errors import DataError, UserCodeError
+from airflow_ml_provider.contract.features import Label
+from airflow_ml_provider.steps import functions
+from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, same_kind
+from airflow_ml_provider.steps.out_of_core import Repeats, join_known_labels, repeats
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+def with_labels(
+    connection: DuckDBPyConnection,
+    label: Label,
+    key: Sequence[str],
+    inputs: Inputs,
+    rows: Rows,
+    *,
+    known_at: datetime | None,
+    folder: Path,
+) -> tuple[Path, int]:
+    """The rows whose label is known, as a file with ``label`` and ``label_known``, and how many they are.
+
+    :param known_at: labels that became known later do not count.
+    :raises UserCodeError: the label function raised, or does not give what is declared.
+    :raises DataError: it gives two labels for a key, or not one that is known.
+    """
+    labels = _write(label, key, inputs, rows, to=folder / "labels.parquet")
+    inside, rows_key = [f"k{number}" for number in range(len(key))], rows.inside(key)
+    found = repeats(connection, labels, inside, among=rows.path, among_key=rows_key)
+    refuse_repeats(found, key, f"labels that {functions.name_of(label.function)} gives")
+    path = folder / "labelled.parquet"
+    join_known_labels(connection, rows.path, rows_key, labels, inside, known_at=known_at, to=path)
+    count = pl.scan_parquet(path).select(pl.len()).collect().item()
+    if not count:
+        mine = pl.scan_parquet(rows.path).select(rows_key).rename(dict(zip(rows_key, inside, strict=True)))
+        raise _none_known(label, pl.scan_parquet(labels).join(mine, on=inside, how="semi"), known_at)
+    return path, count
+
+
+def refuse_repeats(found: Repeats | None, key: Sequence[str], what: str) -> None:
+    """
+    :raises DataError: there are keys that occur more than once; names the first.
+    """
+    if found is None:
+        return
+    first = ", ".join(f"{name}={value!r}" for name, value in zip(key, found.key, strict=True))
+    more = f"; {found.keys:,} keys are repeated, in {found.rows:,} rows" if found.keys > 1 else ""
+    raise DataError(
+        f"{found.times:,} of the {what} have the key {first}{more}",
+        todo="make the key unique: add the column that tells these rows apart, or leave out the repeats",
+    )
+
+
+def _write(label: Label, key: Sequence[str], inputs: Inputs, rows: Rows, *, to: Path) -> Path:
+    given = inputs.call(label.function)
+    given.check([*key, label.name, label.known_at])
+    kind = given.schema[label.name]
+    if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
+        raise UserCodeError(
+            f"the label {label.name!r} of {given.name} is of type {kind}, not a number or a boolean",
+            todo="give 0/1 or a boolean for classification, a number for regression",
+        )
+    value = pl.col(label.name).cast(pl.Int8) if kind == pl.Boolean else given.stored(label.name)
+    frame = given.frame.select(
+        *(given.stored(column).alias(f"k{number}") for number, column in enumerate(key)),
+        value.alias("label"),
+        given.time(label.known_at, up=True).alias("known"),
+    )
+    with functions.blame(given.function):
+        schema = dict(frame.collect_schema())
+    for number, column in enumerate(key):
+        same_kind(given, column, schema[f"k{number}"], rows.schema[rows.names[column]])
+    return given.write(to, frame)
+
+
+def _none_known(label: Label, labels: pl.LazyFrame, known_at: datetime | None) -> DataError:
+    """Why there is no known label, told from the labels of these rows."""
+    valued = labels.filter(pl.col("label").is_not_null())
+    found, with_value = (frame.select(pl.len()).collect().item() for frame in (labels, valued))
+    first = valued.select(pl.col("known").min()).collect().item()
+    who = functions.name_of(label.function)
+    if not found:
+        why = f"{who} gives no row with a key of theirs"
+    elif not with_value:
+        why = f"the label column {label.name!r} of {who} is null in all {found:,} of them"
+    elif first is None:
+        why = f"{label.known_at!r} of {who} is null wherever there is a label"
+    else:
+        why = f"the first became known at {first} UTC, after known_at={known_at} UTC"
+    return DataError(
+        f"not one of the rows asked for has a known label: {why}",
+        todo="ask for partitions whose labels have arrived, or for rows to predict (labels=False)",
+    )

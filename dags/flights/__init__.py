@@ -1,0 +1,1 @@
+"""The flights pipeline's own code: schemas, transformations, expectations, features, model."""
