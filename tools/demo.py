@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_api import AirflowApi, AirflowError
-from deployment import DEFAULT_DAGS_FOLDER, DEFAULT_HOME, Deployment, DeploymentError
-
 from airflow_ml_provider.contract.identity import digest
+from deployment import DEFAULT_DAGS_FOLDER, DEFAULT_HOME, Deployment, DeploymentError
 
 INGESTED = "2013-01-01..2013-06-30"
 FIRST_DAY, LAST_DAY = "2013-06-04", "2013-06-13"
@@ -245,7 +244,8 @@ def main() -> int:
             say(f"Done in {time.monotonic() - began:.0f} s")
     except (AirflowError, DeploymentError) as error:
         say(
-            f"\nThe demo stopped: {error}\nWhat was published is kept; `make demo` again continues from there."
+            f"\nThe demo stopped: {error}\n"
+            "What was published is kept; `make demo` again continues from there."
         )
         return 1
     return 0

@@ -33,6 +33,7 @@ from typing import Self
 
 import psutil  # type: ignore[import-untyped]
 import psycopg2  # type: ignore[import-untyped]
+
 from deployment_postgres import Postgres
 from deployment_processes import (
     DeploymentRecord,

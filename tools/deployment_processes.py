@@ -26,7 +26,7 @@ import psutil  # type: ignore[import-untyped]
 
 RECORD_PROTOCOL = 1
 # The environment variable that marks every process of one start of a deployment; its value is never reused.
-MARK = "AIRFLOW_ML_DEPLOYMENT"
+MARK = "LOCAL_DEPLOYMENT_MARK"
 # Below the kernel's range for outgoing connections (32768 and up), so that a port kept over a restart is not
 # taken meanwhile by somebody's client socket.
 PORT_RANGE = range(20000, 30000)

@@ -74,9 +74,9 @@ class Drift:
         return self.psi > self.psi_limit
 
     @property
-    def excess(self) -> float:
-        """How far beyond its limit it moved; negative where it did not."""
-        return self.psi - self.psi_limit
+    def relative(self) -> float:
+        """The index as a multiple of its limit: columns by how strange they are, above 1 drifted."""
+        return self.psi / self.psi_limit if self.psi_limit > 0 else math.inf if self.psi > 0 else 0.0
 
 
 def compare(name: str, reference: ColumnProfile, current: ColumnProfile, max_psi: float) -> Drift:

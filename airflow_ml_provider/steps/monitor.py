@@ -139,7 +139,7 @@ def _metrics(findings: Findings) -> dict[str, float]:
 
 
 def _psi_metrics(findings: Findings) -> dict[str, float]:
-    furthest = sorted(findings.worst.features, key=lambda drift: (-drift.excess, drift.name))
+    furthest = sorted(findings.worst.features, key=lambda drift: (-drift.relative, drift.name))
     # MLflow takes letters, digits and these in the name of a metric.
     return {
         f"psi.{re.sub(r'[^A-Za-z0-9_./ -]', '_', drift.name)}": drift.psi

@@ -12,8 +12,10 @@ from airflow_ml_provider.steps.drift import Drift
 from airflow_ml_provider.steps.monitor_labels import Performance
 from airflow_ml_provider.steps.profiles import ColumnProfile
 
-# So many names of features fit into a sentence.
-_MOST_NAMED = 5
+# So many names of features fit into a sentence, and beside another.
+_MOST_NAMED, _MOST_BLAMED = 5, 3
+# So many reasons fit into a line.
+_MOST_SAID = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class PartitionDrift:
     def drifted_features(self) -> list[str]:
         """The features that moved, the furthest first."""
         moved = [drift for drift in self.features if drift.drifted]
-        return [drift.name for drift in sorted(moved, key=lambda drift: (-drift.excess, drift.name))]
+        return [drift.name for drift in sorted(moved, key=lambda drift: (-drift.relative, drift.name))]
 
     @property
     def share(self) -> float:
@@ -54,12 +56,13 @@ class PartitionDrift:
     def reasons(self) -> list[str]:
         """Why it drifted, as sentences; none if it did not."""
         said = []
+        names = self.drifted_features
         if self.decided and self.score.drifted:
             said.append(
                 f"the score moved: PSI {self.score.psi:.2f}, usual is up to {self.score.psi_limit:.2f}"
+                + (f" (and most of all {', '.join(names[:_MOST_BLAMED])})" if names else "")
             )
         if self.decided and self.share > self.max_share:
-            names = self.drifted_features
             more = ", ..." if len(names) > _MOST_NAMED else ""
             said.append(
                 f"{len(names)} of {len(self.features)} features moved, more than {self.max_share:.0%}: "
@@ -85,7 +88,7 @@ class Findings:
     @property
     def worst(self) -> PartitionDrift:
         """The partition that speaks for all: of those decided and drifted, the one whose score moved most."""
-        return max(self.partitions, key=lambda part: (part.decided, part.drifted, part.score.excess))
+        return max(self.partitions, key=lambda part: (part.decided, part.drifted, part.score.relative))
 
     @property
     def decided(self) -> bool:
@@ -125,7 +128,9 @@ class Findings:
     def sentence(self) -> str:
         """The verdict in a line."""
         if self.drifted:
-            return f"drifted: {'; '.join(self.reasons())}"
+            reasons = self.reasons()
+            more = f"; and {len(reasons) - _MOST_SAID} more" if len(reasons) > _MOST_SAID else ""
+            return f"drifted: {'; '.join(reasons[:_MOST_SAID])}{more}"
         if not self.decided:
             return f"no verdict: fewer than {self.arguments.minimum_rows:,} rows"
         return "calm"

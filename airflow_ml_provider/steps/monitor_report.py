@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_ml_provider.steps.drift import LEAST_PARTITIONS, Drift, all_counts
 from airflow_ml_provider.steps.monitor_findings import Findings, PartitionDrift
 from airflow_ml_provider.steps.profiles import ColumnProfile, bin_labels
-from airflow_ml_provider.steps.reports import Badge, Report
+from airflow_ml_provider.steps.reports import Badge, Report, Share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MOST_BARS = 25
 _MOST_HISTOGRAMS = 6
+_MOST_REASONS = 8
 _MOST_CATEGORIES_DRAWN = 12
 _LONGEST_NAME = 36
 
@@ -48,9 +49,9 @@ def build_report(findings: Findings) -> Report:
     if len(findings.partitions) > 1:
         _partitions(report, findings)
     _score(report, worst)
-    _features(report, worst)
     if findings.performance:
         _performance(report, findings, findings.performance)
+    _features(report, worst)
     report.heading("How this is decided")
     report.text(_method(findings))
     return report
@@ -58,7 +59,9 @@ def build_report(findings: Findings) -> Report:
 
 def _verdict(report: Report, findings: Findings) -> None:
     if findings.drifted:
-        report.verdict("Drifted", good=False, details=findings.reasons())
+        reasons = findings.reasons()
+        more = [f"and {len(reasons) - _MOST_REASONS} more"] if len(reasons) > _MOST_REASONS else []
+        report.verdict("Drifted", good=False, details=[*reasons[:_MOST_REASONS], *more])
     elif findings.decided:
         report.verdict("Calm: nothing moved further than usual", good=True)
     else:
@@ -76,7 +79,7 @@ def _facts(findings: Findings) -> dict[str, Any]:
     if len(findings.partitions) > 1:
         facts["Partitions"] = len(findings.partitions)
     if judged:
-        facts["Labels known"] = f"{judged.share:.1%}"
+        facts["Labels known"] = Share(judged.share)
         facts["ROC AUC"] = findings.roc_auc
     if findings.arguments.ignore:
         facts["Ignored features"] = findings.arguments.ignore
@@ -108,7 +111,7 @@ def _partitions(report: Report, findings: Findings) -> None:
             part.score.psi,
             part.score.psi_limit,
             f"{len(part.drifted_features)} of {len(part.features)}",
-            _badge(part.drifted if part.decided else None),
+            _badge(part.drifted if part.decided else None, "drifted", "calm"),
         ]
         for part in parts
     ]
@@ -135,35 +138,41 @@ def _features(report: Report, worst: PartitionDrift) -> None:
     if not worst.features:
         return
     report.heading(f"Features, {worst.partition}")
-    ordered = sorted(worst.features, key=lambda drift: (-drift.excess, drift.name))
+    ordered = sorted(worst.features, key=lambda drift: (-drift.relative, drift.name))
     shown = ordered[:_MOST_BARS]
     with drawing(height=0.9 + 0.24 * len(shown)) as (figure, (axes,)):
         places = range(len(shown))
-        axes.barh(
-            places, [d.psi for d in shown], color=[RED if d.drifted else BLUE for d in shown], height=0.66
-        )
-        limits = [drift.psi_limit for drift in shown]
-        axes.plot(limits, places, "|", color=INK, markersize=11, markeredgewidth=1.6, label="limit")
+        colours = [RED if drift.drifted else BLUE for drift in shown]
+        axes.barh(places, [drift.relative for drift in shown], color=colours, height=0.66)
+        axes.axvline(1, color=INK, linewidth=1.2)
         axes.set_yticks(places, [_short(drift.name) for drift in shown])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("population stability index")
-        axes.legend(loc="lower right")
+        axes.set_xlabel("PSI as a multiple of the feature's limit")
     more = f" The first {_MOST_BARS} of {len(ordered)}." if len(ordered) > _MOST_BARS else ""
-    report.figure(figure, f"How far each feature moved, the furthest beyond its limit first.{more}")
+    report.figure(figure, f"How far each feature moved; past the line is further than usual.{more}")
     moved = [drift for drift in ordered if drift.drifted][:_MOST_HISTOGRAMS]
     if moved:
         _histograms(report, worst, moved)
-    rows = [
-        [d.name, d.psi, d.psi_limit, _badge(d.drifted), d.test, d.statistic, d.p_value, d.null_share,
-         d.reference_null_share]
-        for d in ordered
-    ]  # fmt: skip
     report.table(
         ["feature", "PSI", "limit", "", "test", "statistic", "p-value", "nulls", "nulls in reference"],
-        rows,
+        [_measured(drift) for drift in ordered],
         "Every feature. ks: Kolmogorov-Smirnov's D; chi2: Pearson's chi-square.",
     )
+
+
+def _measured(drift: Drift) -> list[Any]:
+    return [
+        drift.name,
+        drift.psi,
+        drift.psi_limit,
+        _badge(drift.drifted, "moved", "usual"),
+        drift.test,
+        drift.statistic,
+        drift.p_value,
+        Share(drift.null_share),
+        Share(drift.reference_null_share),
+    ]
 
 
 def _histograms(report: Report, worst: PartitionDrift, moved: Sequence[Drift]) -> None:
@@ -239,9 +248,9 @@ def _judged(name: str, judged: Performance) -> list[Any]:
         estimate.value if (estimate := judged.metrics.get(metric)) else None
         for metric in ("roc_auc", "log_loss", "brier_score")
     ]
-    positive = judged.positives / judged.matured if judged.matured else None
+    positive = Share(judged.positives / judged.matured) if judged.matured else None
     without = judged.predicted - judged.matured
-    return [name, judged.predicted, judged.matured, judged.share, without, positive, *values]
+    return [name, judged.predicted, judged.matured, Share(judged.share), without, positive, *values]
 
 
 def _method(findings: Findings) -> str:
@@ -260,10 +269,8 @@ def _method(findings: Findings) -> str:
     )
 
 
-def _badge(drifted: bool | None) -> Badge:
-    return (
-        Badge("no verdict") if drifted is None else Badge("moved" if drifted else "usual", good=not drifted)
-    )
+def _badge(drifted: bool | None, yes: str, no: str) -> Badge:
+    return Badge("no verdict") if drifted is None else Badge(yes if drifted else no, good=not drifted)
 
 
 def _short(name: str, most: int = _LONGEST_NAME) -> str:

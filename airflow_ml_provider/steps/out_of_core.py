@@ -44,6 +44,8 @@ def connect(scratch: Path) -> DuckDBPyConnection:
         ("memory_limit", _MEMORY),
         ("threads", pl.thread_pool_size()),
         ("temp_directory", str(scratch / "spill")),
+        # One plan for any number of rows: the other compares every row with every fact.
+        ("asof_loop_join_threshold", 0),
         # Everything needed is built in; nothing may be fetched from the network while a step runs.
         ("autoinstall_known_extensions", False),
     ):

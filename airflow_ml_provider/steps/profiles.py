@@ -141,11 +141,21 @@ def _bin_label(low: float, high: float) -> str:
     if math.isinf(low) and math.isinf(high):
         return "all"
     if math.nextafter(low, math.inf) == high:
-        return f"= {high:.4g}"
+        return f"= {_number(high)}"
     if math.isinf(low):
-        above = math.nextafter(high, math.inf)
-        return f"< {above:.4g}" if len(repr(above)) < len(repr(high)) else f"≤ {high:.4g}"
-    return f"> {low:.4g}" if math.isinf(high) else f"{low:.4g} – {high:.4g}"
+        return f"{'<' if _rounded_up(high) != high else '≤'} {_number(high)}"
+    return f"> {_number(low)}" if math.isinf(high) else f"{_number(low)} – {_number(high)}"
+
+
+def _number(edge: float) -> str:
+    edge = _rounded_up(edge)
+    return f"{edge:,.0f}" if 1000 <= abs(edge) < 1e15 else f"{edge:.3g}"
+
+
+def _rounded_up(edge: float) -> float:
+    """The number that an edge lies just below; the edge itself where it is a plain number."""
+    above = math.nextafter(edge, math.inf) + 0.0
+    return above if len(repr(above)) < len(repr(edge)) else edge
 
 
 def _are_numeric(frame: pl.LazyFrame, columns: Iterable[str]) -> dict[str, bool]:

@@ -34,6 +34,10 @@ class Badge:
     good: bool | None = None
 
 
+class Share(float):
+    """A number from 0 to 1 that is shown in per cent."""
+
+
 class Report:
     """A page that is built from top to bottom; every text is escaped.
 
@@ -139,6 +143,8 @@ def format_value(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, Share):
+        return f"{value:.1%}"
     if isinstance(value, float):
         return _format_float(value)
     if isinstance(value, datetime):

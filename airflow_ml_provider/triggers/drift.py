@@ -36,20 +36,21 @@ class DriftTrigger(BaseEventTrigger):
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return path, {"model": self.model, "poll_interval": self.poll_interval}
 
+    async def look(self) -> dict[str, dict[str, Any]]:
+        """The announcements that wait, oldest first, by where they are in the store."""
+        return await asyncio.to_thread(announcements.waiting, config.store(), self.model)
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """An event for each announcement."""
         while True:
             told: list[str] = []
             try:
-                store = config.store()
-                for path, facts in (
-                    await asyncio.to_thread(announcements.waiting, store, self.model)
-                ).items():
+                for path, facts in (await self.look()).items():
                     yield TriggerEvent(facts)
                     told.append(path)
                 await asyncio.sleep(self.poll_interval)
                 for path in told:
-                    await asyncio.to_thread(announcements.remove, store, path)
+                    await asyncio.to_thread(announcements.remove, config.store(), path)
             except MLError as error:
                 self.log.error("could not look for drift, will look again: %s", error.what)
                 await asyncio.sleep(self.poll_interval)

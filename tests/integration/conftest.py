@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
 
 from airflow_api import AirflowApi
 from demo import Demo
 from deployment import Deployment
 from deployment_processes import DeploymentRecord, free_port
 
+REPOSITORY = Path(__file__).parents[2]
 # The password of the mlflow connection; no document, log or database may ever repeat it.
 PLANTED = "planted-secret-7f3a"
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployment() -> Iterator[Deployment]:
     """A running deployment, ended afterwards."""
-    home = tmp_path_factory.mktemp("deployment")
+    # Not below pytest's own folder, which pytest closes to the user that PostgreSQL has when run by root.
+    with tempfile.TemporaryDirectory(prefix="deployment-", ignore_cleanup_errors=True) as folder:
+        yield from _deployment(Path(folder))
+
+
+def _deployment(home: Path) -> Iterator[Deployment]:
     dags = home / "dags"
     shutil.copytree(REPOSITORY / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
@@ -33,8 +36,12 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     port = free_port(None, [])
     DeploymentRecord(settings="", ports={"mlflow": port}).write(home / "deployment.json")
     connection = {
-        "conn_type": "mlflow", "host": "http://127.0.0.1", "port": port, "login": "someone", "password": PLANTED,
-    }  # fmt: skip
+        "conn_type": "mlflow",
+        "host": "http://127.0.0.1",
+        "port": port,
+        "login": "someone",
+        "password": PLANTED,
+    }
     environment = {
         "FAULTS_FOLDER": str(home / "faults"),
         "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps(connection),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from deployment import Deployment, DeploymentError, copy_raw_data
 from deployment_postgres import Postgres
 from deployment_processes import (

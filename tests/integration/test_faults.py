@@ -10,8 +10,9 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from airflow_api import AirflowApi
 from deltalake import DeltaTable
+
+from airflow_api import AirflowApi
 from deployment import Deployment
 
 pytestmark = pytest.mark.timeout(600)

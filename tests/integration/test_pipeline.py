@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import requests
+from deltalake import DeltaTable
+
 from airflow_api import AirflowApi
 from demo import CALM_DAY, DRIFTED_DAY, FIRST_DAY, LAST_DAY, Demo, days
-from deltalake import DeltaTable
 from deployment import Deployment
 
 from .conftest import PLANTED
@@ -141,7 +141,9 @@ def test_links_lead_from_the_tasks_to_mlflow_reports_and_data_docs(story: Demo, 
     assert found["evaluate"]["Report"]
     assert found["validate"]["Data Docs"]
     run = found["train"]["MLflow run"].rsplit("/", 1)[-1]
-    answer = requests.get(f"{story.deployment.mlflow_url}/api/2.0/mlflow/runs/get", {"run_id": run}, timeout=30)
+    answer = requests.get(
+        f"{story.deployment.mlflow_url}/api/2.0/mlflow/runs/get", {"run_id": run}, timeout=30
+    )
     assert answer.json()["run"]["info"]["status"] == "FINISHED"
 
 
@@ -161,11 +163,11 @@ def test_airflow_shows_the_provider_and_its_connection_form(deployment: Deployme
         env=deployment.env, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "mlflow" in listed.stdout
-    form = api.call("GET", "/connections/hook_meta") if False else hook_meta(deployment, api)
+    form = hook_meta(deployment)
     assert form["hook_name"] == "MLflow"
 
 
-def hook_meta(deployment: Deployment, api: AirflowApi) -> dict[str, Any]:
+def hook_meta(deployment: Deployment) -> dict[str, Any]:
     token = requests.get(f"{deployment.airflow_url}/auth/token", timeout=30).json()["access_token"]
     answer = requests.get(
         f"{deployment.airflow_url}/ui/connections/hook_meta",
@@ -192,11 +194,3 @@ def dumped(deployment: Deployment, database: str) -> str:
 def tables(deployment: Deployment) -> list[tuple[str, Path]]:
     return [(path.name, path) for path in sorted((deployment.home / "store" / "tables").iterdir())]
 
-
-def wait_for(path: Path, seconds: float = 90) -> str:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if path.exists() and path.read_text().endswith("\n"):
-            return path.read_text().strip()
-        time.sleep(0.1)
-    raise AssertionError(f"{path} has not appeared")

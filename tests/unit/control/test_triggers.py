@@ -50,9 +50,17 @@ def commit(store: Store, version: int, *partitions: str, foreign: bool = False) 
     store.write(f"tables/raw/_delta_log/{version:020}.json", content.encode())
 
 
-def told(trigger: BaseEventTrigger, *happenings: Callable[[], object], looks: float = 0.25) -> list[Any]:
-    """Run a watcher, let things happen one after the other, and give the payloads that it told."""
+def told(trigger: Any, *happenings: Callable[[], object], looks: int = 3) -> list[Any]:
+    """Run a watcher, let things happen, each when it has looked some times, and give what it told."""
     payloads: list[Any] = []
+    looked = asyncio.Semaphore(0)
+    look = trigger.look
+
+    async def look_and_tell() -> Any:
+        try:
+            return await look()
+        finally:
+            looked.release()
 
     async def watch() -> None:
         async for event in trigger.run():
@@ -60,13 +68,15 @@ def told(trigger: BaseEventTrigger, *happenings: Callable[[], object], looks: fl
 
     async def live() -> None:
         task = asyncio.create_task(watch())
-        await asyncio.sleep(looks)
-        for happening in happenings:
+        for happening in (lambda: None, *happenings):
             happening()
-            await asyncio.sleep(looks)
+            for _ in range(looks):
+                await asyncio.wait_for(looked.acquire(), 30)
+        await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
+    trigger.look = look_and_tell
     asyncio.run(live())
     return payloads
 
@@ -174,7 +184,9 @@ def test_a_watcher_outlives_any_number_of_failed_looks(wire: Wire, mlflow_connec
     def fail() -> None:
         wire.answers[path] = (503, "busy")
 
-    payloads = told(alias(), fail, lambda: wire.alias(4), fail, lambda: wire.alias(5))
+    payloads = told(
+        alias(), fail, lambda: wire.alias(4), fail, lambda: wire.alias(5), looks=MOST_FAILURES + 1
+    )
     assert [payload["version"] for payload in payloads] == [5]
     assert len(wire.requests) > 2 * MOST_FAILURES
 
@@ -228,7 +240,7 @@ def test_each_announcement_of_drift_is_told_and_then_taken_away(deployment: Stor
 
 def test_an_announcement_is_kept_until_its_event_had_time_to_arrive(deployment: Store) -> None:
     announcements.post(deployment, "flight_delays", "step-1", {"model": "flight_delays"})
-    assert len(told(DriftTrigger("flight_delays", poll_interval=60))) == 1
+    assert len(told(DriftTrigger("flight_delays", poll_interval=60), looks=1)) == 1
     assert len(announcements.waiting(deployment, "flight_delays")) == 1, "a new triggerer tells it again"
 
 

@@ -174,7 +174,8 @@ def test_a_strange_day_has_drifted_and_the_step_succeeds(
     assert verdict["drifted_features"] == ["carrier", "delay"]
     assert verdict["share"] == pytest.approx(2 / 3, abs=1e-6)
     assert verdict["reasons"] == [
-        f"the score moved: PSI {verdict['score_psi']:.2f}, usual is up to {verdict['score_psi_limit']:.2f}",
+        f"the score moved: PSI {verdict['score_psi']:.2f}, usual is up to {verdict['score_psi_limit']:.2f} "
+        "(and most of all carrier, delay)",
         "2 of 3 features moved, more than 50%: carrier, delay",
     ]
     assert result.summary["verdict"].startswith("drifted: the score moved")

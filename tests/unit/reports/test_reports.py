@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_ml_provider.steps.figures import BLUE, ORANGE, drawing
-from airflow_ml_provider.steps.reports import Badge, Report, format_value
+from airflow_ml_provider.steps.reports import Badge, Report, Share, format_value
 
 _NOT_CLOSED = {"meta", "br"}
 
@@ -181,6 +181,7 @@ def test_a_row_that_does_not_fit_the_headers_is_refused() -> None:
         (123456.7, "123,457"),
         (3.2e-9, "3.20e-09"),
         (0.0, "0.0000"),
+        (Share(0.0479), "4.8%"),
         (float("nan"), "–"),
         (float("-inf"), "−∞"),
         (None, "–"),

@@ -1,0 +1,197 @@
+"""Great Expectations over a table, in bounded memory.
+
+GX evaluates a pandas frame, and whole-table metrics (a mean, uniqueness, quantiles) are exact only over all
+rows at once. So the rows are not split but the columns: expectations are evaluated in passes, each reading
+only the columns its expectations name, as many as fit a budget. Peak memory is that of a pass, about four
+times ``PASS_BYTES`` with GX's own copies, or that of the widest single expectation where this is more; it
+grows with the rows and never with the number of columns or expectations.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from airflow_ml_provider.contract.errors import DataError, UserCodeError, did_you_mean
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.expectations.expectation import Expectation
+
+PASS_BYTES = 256 << 20
+_TEXT_BYTES = 32
+# About the table's columns, not about values: evaluated over no rows, with all columns.
+_SHAPE = re.compile(r"expect_table_column|expect_column_to_exist")
+_COLUMNS = ("column", "column_A", "column_B", "column_list")
+
+
+@dataclass
+class _Pass:
+    """Expectations evaluated over the same columns, by their place in the suite."""
+
+    columns: set[str]
+    places: list[int] = field(default_factory=list)
+    no_rows: bool = False
+
+
+def evaluate(
+    suite: ExpectationSuite, frame: pl.LazyFrame, rows: int, *, what: str
+) -> ExpectationSuiteValidationResult:
+    """Evaluate a suite over all rows of a lazy frame; results are in the suite's order, JSON-able.
+
+    :param rows: how many there are.
+    :param what: the table, for messages.
+    :raises DataError: an expectation names a column that is not there.
+    :raises UserCodeError: an expectation cannot be evaluated on such values.
+    """
+    from great_expectations.core import ExpectationSuiteValidationResult
+
+    schema = frame.collect_schema()
+    expectations = suite.expectations
+    _check_columns(suite, schema.names(), what)
+    results: dict[int, ExpectationValidationResult] = {}
+    validate = _validator(what)
+    for one in _passes(expectations, schema, rows):
+        part = frame.limit(0) if one.no_rows else frame
+        names = [name for name in schema.names() if name in one.columns]
+        table = part.select(names).collect(engine="streaming").to_arrow(compat_level=pl.CompatLevel.oldest())
+        results.update(validate(_to_pandas(table), {place: expectations[place] for place in one.places}))
+    ordered = [results[place] for place in sorted(results)]
+    _refuse_errors(suite.name, ordered, what)
+    passed = sum(bool(result.success) for result in ordered)
+    return ExpectationSuiteValidationResult(
+        success=passed == len(ordered),
+        results=ordered,
+        suite_name=suite.name,
+        statistics={
+            "evaluated_expectations": len(ordered),
+            "successful_expectations": passed,
+            "unsuccessful_expectations": len(ordered) - passed,
+            "success_percent": 100 * passed / len(ordered) if ordered else None,
+        },
+    )
+
+
+def columns_of(expectation: Expectation, known: Sequence[str]) -> list[str]:
+    """The columns whose values an expectation looks at; all known ones if it does not tell."""
+    kwargs = expectation.configuration.kwargs
+    named: list[str] = []
+    for key in _COLUMNS:
+        value = kwargs.get(key)
+        named += [value] if isinstance(value, str) else list(value or ())
+    if not named and not expectation.expectation_type.startswith("expect_table_"):
+        return list(known)
+    condition = str(kwargs.get("row_condition") or "")
+    words = set(re.findall(r"\w+", condition))
+    return named + [name for name in known if name not in named and (name in words or name in condition)]
+
+
+def _passes(expectations: Sequence[Expectation], schema: pl.Schema, rows: int) -> list[_Pass]:
+    """Which expectations are evaluated together, so that no pass reads more than the budget if it can."""
+    known = schema.names()
+    shape = _Pass(set(known), no_rows=True)
+    passes: list[_Pass] = []
+    for place, expectation in enumerate(expectations):
+        if _SHAPE.match(expectation.expectation_type):
+            shape.places.append(place)
+            continue
+        # A row count needs some column to count by.
+        wanted = set(columns_of(expectation, known)) or {known[0]}
+        for one in passes:
+            together = one.columns | wanted
+            if wanted <= one.columns or _size(together, schema) * rows <= PASS_BYTES:
+                one.columns = together
+                one.places.append(place)
+                break
+        else:
+            passes.append(_Pass(wanted, [place]))
+    return [*passes, *([shape] if shape.places else [])]
+
+
+def _size(columns: Iterable[str], schema: pl.Schema) -> int:
+    return sum(_TEXT_BYTES if schema[name] == pl.String else 8 for name in columns)
+
+
+def _to_pandas(table: pa.Table) -> Any:
+    import pandas as pd
+
+    # Integers and booleans with missing values stay what they are, instead of becoming floats and objects.
+    kinds = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return table.to_pandas(types_mapper=lambda kind: kinds.get(kind), split_blocks=True, self_destruct=True)
+
+
+def _validator(what: str) -> Callable[[Any, dict[int, Any]], dict[int, ExpectationValidationResult]]:
+    """A function that evaluates some expectations over a pandas frame."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+    from great_expectations.util import convert_to_json_serializable
+
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+    )
+    context = gx.get_context(mode="ephemeral", project_config=config)
+    asset = context.data_sources.add_pandas("tables").add_dataframe_asset(what)
+    whole = asset.add_batch_definition_whole_dataframe("rows")
+
+    def validate(frame: Any, expectations: dict[int, Any]) -> dict[int, ExpectationValidationResult]:
+        part = gx.ExpectationSuite(name="a pass")
+        for place, expectation in expectations.items():
+            one = copy.copy(expectation)
+            # GX gives the results in an order of its own; the identifier comes back with each.
+            one.id = str(place)
+            part.expectations.append(one)
+        found = whole.get_batch(batch_parameters={"dataframe": frame}).validate(part)
+        results = {}
+        for result in found.results:
+            config: Any = result.expectation_config
+            place, config.id = int(config.id), None
+            result.result = convert_to_json_serializable(result.result)
+            results[place] = result
+        return results
+
+    return validate
+
+
+def _check_columns(suite: ExpectationSuite, known: Sequence[str], what: str) -> None:
+    for expectation in suite.expectations:
+        if _SHAPE.match(expectation.expectation_type):
+            continue
+        for name in columns_of(expectation, known):
+            if name not in known:
+                raise DataError(
+                    f"suite {suite.name!r} has {expectation.expectation_type} for column {name!r}, "
+                    f"which {what} does not have",
+                    todo=did_you_mean(name, list(known)),
+                )
+
+
+def _refuse_errors(suite: str, results: Iterable[ExpectationValidationResult], what: str) -> None:
+    for result in results:
+        told = json.dumps(result.exception_info, default=str)
+        if '"raised_exception": true' in told:
+            messages = re.findall(r'"exception_message": "((?:[^"\\]|\\.)*)"', told)
+            config: Any = result.expectation_config
+            raise UserCodeError(
+                f"suite {suite!r}: {config.type} {named_columns(config.kwargs)} cannot be evaluated over {what}: "
+                f"{messages[0] if messages else 'no reason given'}",
+                todo="use an expectation that fits the column's type",
+            )
+
+
+def named_columns(kwargs: Mapping[str, Any]) -> str:
+    """The columns that an expectation names, for people."""
+    return ", ".join(str(kwargs[key]) for key in _COLUMNS if kwargs.get(key))
