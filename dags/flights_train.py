@@ -68,7 +68,7 @@ with DAG(
         function="flights.model:train",
         table=rows.output,
         partitions=TRAINING_DAYS,
-        params={"num_leaves": "{{ params.num_leaves }}", "rounds": "{{ params.rounds }}"},
+        hyperparameters={"num_leaves": "{{ params.num_leaves }}", "rounds": "{{ params.rounds }}"},
         seed=2013,
         model=MODEL,
     )

@@ -201,8 +201,8 @@ def start(spec: StepSpec, folder: Path) -> BaseProcess:
     path.write_bytes(spec.encode())
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["airflow_ml_provider.steps.train", "airflow_ml_provider.steps.predict", "lightgbm", "mlflow.lightgbm",
-         "mlflow.sklearn", "skops.io", "sklearn.pipeline"]
+        ["airflow_ml_provider.steps.train", "airflow_ml_provider.steps.predict", "lightgbm",
+         "mlflow.lightgbm", "mlflow.sklearn", "skops.io", "sklearn.pipeline"]
     )  # fmt: skip
     process = context.Process(target=steps.run, args=(str(path),))
     process.start()

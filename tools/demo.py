@@ -20,9 +20,23 @@ from airflow_ml_provider.contract.identity import digest
 from deployment import DEFAULT_DAGS_FOLDER, DEFAULT_HOME, Deployment, DeploymentError
 
 INGESTED = "2013-01-01..2013-06-30"
-FIRST_DAY, LAST_DAY = "2013-06-04", "2013-06-13"
-CALM_DAY, DRIFTED_DAY = "2013-06-04", "2013-06-13"
+FIRST_DAY, LAST_DAY = "2013-06-01", "2013-06-10"
+# The second is the day of Tropical Storm Andrea.
+CALM_DAY, DRIFTED_DAY = "2013-06-05", "2013-06-07"
 DAGS = {"flights_ingest", "flights_train", "flights_predict", "flights_monitor"}
+# The facts of a step's summary that fit on its line.
+FACTS = {
+    "flights": ("rows", "rejected"),
+    "weather": ("rows", "rejected"),
+    "planes": ("rows", "rejected"),
+    "validate": ("verdict", "expectations", "rows"),
+    "features": ("rows", "features", "proof"),
+    "train": ("model", "rows", "features"),
+    "evaluate": ("decision", "roc_auc", "champion"),
+    "promote": ("champion", "replaced", "why"),
+    "predict": ("rows", "mean score", "model"),
+    "monitor": ("verdict", "score PSI", "drifted features", "ROC AUC"),
+}
 
 
 class Demo:
@@ -84,9 +98,7 @@ class Demo:
             return
         output = self.api.output(dag_id, run_id, task_id) or {}
         self.outputs[(f"{dag_id}.{task_id}", name)] = output
-        facts = ", ".join(
-            f"{key} {pretty(value)}" for key, value in list(output.get("summary", {}).items())[:5]
-        )
+        facts = brief(task_id, output)
         mark = "-" if state == "skipped" else "ok"
         say(f"   {mark:2} {(name + ' ' + task_id).strip():22} {took:5.1f} s  {facts}")
 
@@ -94,11 +106,15 @@ class Demo:
         """Backfill the days that have no successful run of this code yet."""
         dag_id = "flights_predict"
         self.api.pause(dag_id, False)
-        conf = {"day": ""}
-        done = self.predicted()
-        if len(done) < len(days(FIRST_DAY, LAST_DAY)):
+        if len(self.predicted()) < len(days(FIRST_DAY, LAST_DAY)):
+            # Runs of other code are replaced, so that the predictions are those of the DAGs as they are now.
             backfill = self.api.backfill(
-                dag_id, FIRST_DAY, LAST_DAY, max_active_runs=3, reprocess_behavior="failed", dag_run_conf=conf
+                dag_id,
+                FIRST_DAY,
+                LAST_DAY,
+                max_active_runs=3,
+                reprocess_behavior="completed",
+                dag_run_conf={"day": "", "demo": self.mark},
             )
             told: set[str] = set()
             end = time.monotonic() + 240
@@ -118,9 +134,13 @@ class Demo:
             raise AirflowError(f"days without predictions: {', '.join(missing)}")
 
     def predicted(self) -> dict[str, str]:
-        """Day to the run that predicted it."""
-        runs = self.api.runs("flights_predict", state="success")
-        return {run["partition_key"]: run["dag_run_id"] for run in runs if run.get("partition_key")}
+        """Day to the run that predicted it with the DAGs as they are now."""
+        wanted = set(days(FIRST_DAY, LAST_DAY))
+        return {
+            run["partition_key"]: run["dag_run_id"]
+            for run in self.api.runs("flights_predict", state="success")
+            if run["partition_key"] in wanted and run["conf"].get("demo") == self.mark
+        }
 
     def tell_day(self, day: str, run_id: str) -> None:
         """A day's features and predictions, in one line."""
@@ -129,9 +149,7 @@ class Demo:
             self.seconds[f"flights_predict.{task['task_id']}"].append(took)
         output = self.api.output("flights_predict", run_id, "predict") or {}
         self.outputs[("flights_predict.predict", day)] = output
-        facts = ", ".join(
-            f"{key} {pretty(value)}" for key, value in list(output.get("summary", {}).items())[:4]
-        )
+        facts = brief("predict", output)
         say(f"   ok {day:22}          {facts}")
 
     def retraining(self) -> None:
@@ -200,10 +218,10 @@ def days(first: str, last: str) -> list[str]:
     return list(parse_partitions(f"{first}..{last}").values)
 
 
-def brief(output: dict[str, Any], most: int) -> str:
-    """The first facts of a step's summary."""
-    facts = list(output.get("summary", {}).items())[:most]
-    return ", ".join(f"{name} {pretty(value)}" for name, value in facts)
+def brief(task_id: str, output: dict[str, Any]) -> str:
+    """The facts of a step's summary that matter most."""
+    summary = output.get("summary", {})
+    return ", ".join(f"{name} {pretty(summary[name])}" for name in FACTS[task_id] if name in summary)
 
 
 def pretty(value: Any) -> str:

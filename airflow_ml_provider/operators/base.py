@@ -81,6 +81,20 @@ class StepOperator(BaseOperator):
         """Put what the step did on the events of its assets, and withhold those that nothing calls for."""
         events.announce_table(self, result, context)
 
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Fill in the templates; partitions that come out empty would mean the whole table, unasked for.
+
+        :raises ConfigError: partitions were asked for by a template, and it came out empty.
+        """
+        asked = getattr(self, "partitions", "")
+        super().render_template_fields(context, jinja_env)
+        if asked and str(getattr(self, "partitions", "")).strip() in ("", "None"):
+            raise ConfigError(
+                f"task {self.task_id!r} works on partitions={asked!r}, and that came out empty in this run",
+                kept="nothing was read or written",
+                todo="trigger the DAG with a partition key, or fill in its parameter for the days",
+            )
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step, or reuse its result."""
         store = config.store()

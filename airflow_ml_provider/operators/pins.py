@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +53,10 @@ class Pins:
             )
         return table.at(version)
 
-    def tables(self, values: Iterable[Any]) -> tuple[Table, ...]:
-        """Several tables."""
-        return tuple(self.table(value) for value in values)
+    def tables(self, values: Any) -> tuple[Table, ...]:
+        """Several tables; one alone is taken for a list of it."""
+        several = [values] if isinstance(values, (str, Table, Mapping)) else values
+        return tuple(self.table(value) for value in several)
 
     def model(self, value: Any) -> Model:
         """A model at the version it was given with, or at the one its alias names now."""

@@ -57,6 +57,11 @@ class TrainOperator(StepOperator):
     ) -> None:
         _refuse_params(kwargs.get("params"))
         super().__init__(**kwargs)
+        if isinstance(trusted_types, str):
+            raise ConfigError(
+                f"trusted_types is the text {trusted_types!r}",
+                todo=f"give a list of types: [{trusted_types!r}]",
+            )
         self.function = function
         self.table = table
         self.model = model

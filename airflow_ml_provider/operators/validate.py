@@ -58,7 +58,7 @@ class ValidateOperator(StepOperator):
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An event with the verdict, if the table passed."""
-        checked, verdict = result.table, result.verdict or {}
+        checked, verdict = result.table, result.verdict
         if checked is None:
             return
         extra = {
@@ -69,5 +69,4 @@ class ValidateOperator(StepOperator):
             "step_key": result.step_key,
             "verdict": brief(verdict),
         }
-        passed = verdict.get("success", verdict.get("passed", True)) is not False
-        tell_if(passed, self, validated_asset(checked.name), extra, context)
+        tell_if(bool(verdict and verdict.get("success")), self, validated_asset(checked.name), extra, context)

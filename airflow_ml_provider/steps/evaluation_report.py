@@ -135,9 +135,9 @@ def _slices(report: Report, column: str, groups: Sequence[Group]) -> None:
     for group in shown:
         found = group.comparison
         difference = [interval((found.differences or found.candidate)["roc_auc"])] if both else []
-        auc, calibration = (interval(found.candidate[name]) for name in ("roc_auc", "calibration_error"))
+        ranked, calibrated = (interval(found.candidate[name]) for name in ("roc_auc", "calibration_error"))
         value = "(missing)" if group.value is None else group.value
-        lines.append([value, found.rows, found.positives, auc, *difference, calibration])
+        lines.append([value, found.rows, found.positives, ranked, *difference, calibrated])
     left_out = len(groups) - len(shown)
     report.table(headers, lines, f"{left_out} smaller groups are not shown" if left_out else "")
     drawn = [group for group in shown if group.comparison.candidate["roc_auc"].low is not None]

@@ -83,10 +83,7 @@ def evaluate(
 def columns_of(expectation: Expectation, known: Sequence[str]) -> list[str]:
     """The columns whose values an expectation looks at; all known ones if it does not tell."""
     kwargs = expectation.configuration.kwargs
-    named: list[str] = []
-    for key in _COLUMNS:
-        value = kwargs.get(key)
-        named += [value] if isinstance(value, str) else list(value or ())
+    named = _values_of(kwargs)
     if not named and not expectation.expectation_type.startswith("expect_table_"):
         return list(known)
     condition = str(kwargs.get("row_condition") or "")
@@ -159,7 +156,8 @@ def _validator(what: str) -> Callable[[Any, dict[int, Any]], dict[int, Expectati
         for result in found.results:
             config: Any = result.expectation_config
             place, config.id = int(config.id), None
-            result.result = convert_to_json_serializable(result.result)
+            # NumPy's numbers pass for serializable, and GX's own renderer then stumbles over them.
+            result.result = json.loads(json.dumps(convert_to_json_serializable(result.result), default=str))
             results[place] = result
         return results
 
@@ -186,12 +184,20 @@ def _refuse_errors(suite: str, results: Iterable[ExpectationValidationResult], w
             messages = re.findall(r'"exception_message": "((?:[^"\\]|\\.)*)"', told)
             config: Any = result.expectation_config
             raise UserCodeError(
-                f"suite {suite!r}: {config.type} {named_columns(config.kwargs)} cannot be evaluated over {what}: "
-                f"{messages[0] if messages else 'no reason given'}",
+                f"suite {suite!r}: {config.type}({named_columns(config.kwargs)}) cannot be evaluated over "
+                f"{what}: {messages[0] if messages else 'no reason given'}",
                 todo="use an expectation that fits the column's type",
             )
 
 
 def named_columns(kwargs: Mapping[str, Any]) -> str:
     """The columns that an expectation names, for people."""
-    return ", ".join(str(kwargs[key]) for key in _COLUMNS if kwargs.get(key))
+    return ", ".join(_values_of(kwargs))
+
+
+def _values_of(kwargs: Mapping[str, Any]) -> list[str]:
+    named: list[str] = []
+    for key in _COLUMNS:
+        value = kwargs.get(key)
+        named += [value] if isinstance(value, str) else list(value or ())
+    return named

@@ -56,14 +56,14 @@ class Given:
         """The function, as the user wrote it."""
         return functions.name_of(self.function)
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, columns: Sequence[str], why: str = "which the feature set declares") -> None:
         """
-        :raises UserCodeError: a declared column is not there.
+        :raises UserCodeError: a column that is needed is not there.
         """
         for column in columns:
             if column not in self.schema:
                 raise UserCodeError(
-                    f"{self.name} gives no column {column!r}, which the feature set declares",
+                    f"{self.name} gives no column {column!r}, {why}",
                     todo=did_you_mean(column, list(self.schema)),
                 )
 
@@ -152,6 +152,7 @@ def write_rows(
     known_at = (features.row_known_at,) if features.row_known_at else ()
     by = [column for view in features.views for column in view.by]
     columns = list(dict.fromkeys([*partition, *features.row_columns, *features.keep, *known_at, *by]))
+    given.check(partition, "by which the published table is partitioned")
     given.check(columns)
     names = {column: f"c{number}" for number, column in enumerate(columns)}
     frame = given.frame

@@ -26,6 +26,7 @@ from airflow_ml_provider.steps.context import Outcome, Skipped
 from airflow_ml_provider.steps.quarantine import Quarantine, kept_of
 from airflow_ml_provider.steps.sources import SourceFile, content_digest, find_files
 from airflow_ml_provider.steps.staging import Source, Stage
+from airflow_ml_provider.steps.suites import suite_document
 from airflow_ml_provider.steps.transforming import Transform
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _content(
         arguments.format,
         arguments.delimiter,
         arguments.transform or "",
-        arguments.suite or "",
+        (arguments.suite and suite_document(step, arguments.suite)) or arguments.suite or "",
         code,
     )
 
@@ -159,4 +160,3 @@ def _too_many_bad_rows(
         kept=f"all bad rows, in table {where}; table {arguments.publish.name} is as it was",
         todo="correct the source and ingest it again, or raise max_bad_rows",
     )
-

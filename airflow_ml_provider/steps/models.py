@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from airflow_ml_provider.contract.errors import DataError, MLError, UserCodeError
+from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError, UserCodeError
 from airflow_ml_provider.contract.identity import digest
 from airflow_ml_provider.steps.flavors import flavor_named, flavor_of
 
@@ -172,6 +172,7 @@ def load(folder: Path, name: str) -> ScoringModel:
     """Load a model that :func:`save` wrote. Compare its digest first, if it comes from elsewhere.
 
     :raises DataError: it is another kind of MLflow model.
+    :raises ConfigError: its library is missing, or could only unpickle it.
     """
     described = _description(folder, name)
     notes = (described.get("metadata") or {}).get(_METADATA)
@@ -181,7 +182,14 @@ def load(folder: Path, name: str) -> ScoringModel:
             todo="train it with TrainOperator",
         )
     flavor = flavor_named(notes["flavor"])
-    native = flavor.load(folder, described["flavors"].get(flavor.name, {}))
+    try:
+        native = flavor.load(folder, described["flavors"].get(flavor.name, {}))
+    except Exception as error:
+        # Whatever the library raises, or that it is not installed here.
+        raise ConfigError(
+            f"model {name} ({flavor.name}) cannot be loaded here: {type(error).__name__}: {error}",
+            todo="install the model's requirements.txt; a model that could only be unpickled is not loaded",
+        ) from error
     return ScoringModel(name, flavor, native, Inputs(tuple(notes["features"]), frozenset(notes["texts"])))
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from airflow_ml_provider.contract.arguments import MonitorArguments
 from airflow_ml_provider.contract.documents import Publication
+from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.partitions import Partitions, parse_partitions
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import tables
@@ -51,11 +52,20 @@ def run(step: StepContext, arguments: MonitorArguments) -> Outcome:
     found = [part.partition for part in scored]
     if wanted and (without := [value for value in wanted.values if value not in found]):
         step.warn(f"no predictions for {comparer.by} = {', '.join(without[:10])}: left out")
-    partitions = wanted if wanted and len(wanted.values) == len(found) else parse_partitions(found)
+    partitions = wanted if wanted and len(wanted.values) == len(found) else _named(found)
     drifts = comparer.compare(scored)
     findings = Findings(arguments, partitions.label, drifts, *_performance(comparer, partitions))
     published = _publish(step, arguments.publish, findings, partitions) if arguments.publish else None
     return _report(step, findings, published)
+
+
+def _named(values: list[str]) -> Partitions:
+    """Partitions by their values; days without a gap as the range that they are."""
+    try:
+        days = parse_partitions(f"{values[0]}..{values[-1]}")
+    except ConfigError:
+        return parse_partitions(values)
+    return days if list(days.values) == values else parse_partitions(values)
 
 
 def _performance(

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airflow_ml_provider.contract.arguments import MonitorArguments
 from airflow_ml_provider.contract.documents import ModelVersion
-from airflow_ml_provider.contract.errors import ConfigError, DataError, did_you_mean
+from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.partitions import Partitions, parse_partitions
 from airflow_ml_provider.steps.drift import Drift, compare
 from airflow_ml_provider.steps.feature_rows import FeatureRows
 from airflow_ml_provider.steps.monitor_findings import PartitionDrift
-from airflow_ml_provider.steps.profiles import FORMAT, ColumnProfile, Profile, apply_profile_by
+from airflow_ml_provider.steps.monitor_reference import SCORE, Reference
+from airflow_ml_provider.steps.profiles import Profile, apply_profile_by
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
     from airflow_ml_provider.steps.tables import PinnedTable
 
-SCORE = "score"
-REFERENCE_PROFILE = "reference_profile.json"
-SCORE_PROFILE = "score_profile.json"
 _MADE_BY = ("model_name", "model_version", "model_run_id", "feature_hash")
 
 
@@ -107,8 +104,14 @@ class Comparer:
     def _compare_group(self, group: list[Scored]) -> Iterator[PartitionDrift]:
         model, arguments = group[0].model, self.arguments
         partitions = parse_partitions([scored.partition for scored in group])
-        features, score = self._references(model)
+        reference = Reference.of(self.step, model, arguments.ignore)
+        features, score = reference.features, reference.score
         rows = self.feature_rows(partitions)
+        if not rows.rows:
+            raise DataError(
+                f"{partitions.label} was predicted, and table {self.rows.name!r} has no feature rows there",
+                todo="name the table that the predict step read, at a version that has them",
+            )
         if rows.hash != group[0].feature_hash:
             raise DataError(
                 f"{partitions.label} was predicted from features {group[0].feature_hash[:12]}, and table "
@@ -136,55 +139,9 @@ class Comparer:
                 current={**current["columns"], **current_score["columns"]},
             )
 
-    def _references(self, model: ModelVersion) -> tuple[Profile, Profile]:
-        """The profiles kept with a model: of the features that are not ignored, and of its score alone.
-
-        The score's is the one on held-out rows if the model was evaluated: a model is surer of the rows it
-        was trained on than of any others.
-        """
-        tracker, said = self.step.tracker, f"{model.name}/{model.version}"
-        with tracker.speaking(f"list the files of run {model.run_id}, which trained {said}"):
-            kept = {file.path for file in tracker.client.list_artifacts(model.run_id)}
-        columns: dict[str, ColumnProfile] = {}
-        for name in (REFERENCE_PROFILE, SCORE_PROFILE):
-            if name in kept:
-                folder = self.step.scratch / f"reference-{model.run_id}"
-                columns |= _read(
-                    tracker.download(f"runs:/{model.run_id}/{name}", folder).read_bytes(), name, said
-                )
-        score = columns.pop(SCORE, None)
-        if score is None or REFERENCE_PROFILE not in kept:
-            raise DataError(
-                f"model {said} (run {model.run_id}) has no reference profile"
-                f"{' of its score' if columns else ''} to compare with",
-                todo="train it with the train step, which keeps one",
-            )
-        ignored = self.arguments.ignore
-        if unknown := [name for name in ignored if name not in columns]:
-            raise ConfigError(
-                f"ignore names {unknown[0]!r}, which is no feature of {said}",
-                todo=did_you_mean(unknown[0], list(columns)),
-            )
-        features = {name: column for name, column in columns.items() if name not in ignored}
-        return _profile(features), _profile({SCORE: score})
-
 
 def _made_by(scored: Scored) -> str:
     return f"{scored.model.name}/{scored.model.version} from features {scored.feature_hash[:12]}"
-
-
-def _read(content: bytes, name: str, model: str) -> dict[str, ColumnProfile]:
-    profile = json.loads(content)
-    if profile.get("format") != FORMAT:
-        raise DataError(
-            f"{name} of {model} has format {profile.get('format')}; this installation reads format {FORMAT}",
-            todo="train and evaluate a new version, or run this step on the installation that trained it",
-        )
-    return cast("dict[str, ColumnProfile]", profile["columns"])
-
-
-def _profile(columns: dict[str, ColumnProfile]) -> Profile:
-    return {"format": FORMAT, "rows": 0, "columns": columns}
 
 
 def _drifts(reference: Profile, current: Profile, max_psi: float) -> list[Drift]:

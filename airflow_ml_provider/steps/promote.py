@@ -207,7 +207,7 @@ class _Promotion:
                 f"entry {last.sequence} of the ledger promotes version {last.version}, and its step "
                 f"{last.step_key} has not moved the alias yet",
                 kept=f"the alias {self.alias!r} stays where it is",
-                todo=f"if that step is not running, run it again, or move the alias to {last.version} by hand",
+                todo=f"if that step is not running, run it again, or set the alias to {last.version}",
             )
 
     def _is_mine(self, entry: Entry) -> bool:

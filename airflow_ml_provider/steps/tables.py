@@ -7,31 +7,26 @@ of the same content changes nothing, and the same bytes are never published twic
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
 
 from airflow_ml_provider.contract.documents import Publication
-from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError, TransientError
+from airflow_ml_provider.contract.errors import ConfigError, DataError, TransientError
 from airflow_ml_provider.contract.partitions import Partitions
-from airflow_ml_provider.contract.store import Store, is_local
+from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.contract.tables import Table
+from airflow_ml_provider.steps import delta
+from airflow_ml_provider.steps.table_files import PartitionFiles
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
-
-_WHOLE_TABLE = "*"
-
-
-def storage_options(uri: str) -> dict[str, str]:
-    """What delta-rs needs beyond the environment: on S3, commits by conditional put."""
-    return {"aws_conditional_put": "etag"} if uri.startswith("s3") else {}
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ def open_table(store: Store, table: Table) -> PinnedTable:
     """
     uri = store.table_uri(table.name)
     try:
-        delta = DeltaTable(uri, version=table.version, storage_options=storage_options(uri))
+        opened = DeltaTable(uri, version=table.version, storage_options=delta.storage_options(uri))
     except TableNotFoundError:
         raise DataError(
             f"there is no table {table.name!r} at {uri}",
@@ -114,8 +109,8 @@ def open_table(store: Store, table: Table) -> PinnedTable:
             ) from error
         raise TransientError(f"table {table.name!r} at {uri} could not be opened: {error}") from error
     except (OSError, PermissionError) as error:
-        raise storage_failure(f"open table {table.name!r}", uri, error) from error
-    return PinnedTable(table, uri, delta)
+        raise delta.storage_failure(f"open table {table.name!r}", uri, error) from error
+    return PinnedTable(table, uri, opened)
 
 
 def already_published(
@@ -123,20 +118,17 @@ def already_published(
 ) -> Publication | None:
     """The publication of exactly this content, if it is what the table's partitions hold now."""
     uri = store.table_uri(target.name)
-    try:
-        delta = DeltaTable(uri, storage_options=storage_options(uri))
-    except TableNotFoundError:
+    found = delta.find_table(target.name, uri)
+    if found is None:
         return None
-    except (DeltaError, OSError) as error:
-        raise storage_failure(f"open table {target.name!r}", uri, error) from error
     if partitions is None:
         # A partition published later leaves the whole table's transaction as it was: ask the last commit.
-        last = _commit_info(store, target.name, delta.version())
-        done = last.get("content") == content and last.get("partitions") == _WHOLE_TABLE
+        last = delta.commit_info(store, target.name, found.version())
+        done = last.get("content") == content and last.get("partitions") == delta.WHOLE_TABLE
     else:
-        mark = _mark(delta, partitions, content)
-        done = all(delta.transaction_version(app) == mark for app in _applications(partitions))
-    return PinnedTable(target, uri, delta).published(partitions) if done else None
+        mark = delta.mark_of(found, partitions, content)
+        done = all(found.transaction_version(name) == mark for name in delta.applications(partitions))
+    return PinnedTable(target, uri, found).published(partitions) if done else None
 
 
 def publish(
@@ -166,42 +158,28 @@ def publish(
             f"{partitions.label!r} cannot be published to {target.name!r}: it has no partition column",
             todo=f'declare it: Table("{target.name}", partition_by="ds")',
         )
-    aside = None
-    if suite:
-        from airflow_ml_provider.steps.validate import audit
-
-        aside = step.store.aside_uri(target.name, step.key)
-        _write(target, aside, batches)
-        audit(step, suite, target, aside)
-        staged = DeltaTable(aside, storage_options=storage_options(aside))
-        batches = pa.RecordBatchReader.from_stream(staged.to_pyarrow_dataset().scanner().to_reader())
-    uri = step.store.table_uri(target.name)
+    schema = delta.delta_schema(target, batches.schema)
     counted = _Counter(batches, target, partitions)
-    reader = counted.reader()
-    delta = _created(target, uri, reader.schema)
-    mark = _mark(delta, partitions, content)
-    commit = CommitProperties(
-        custom_metadata={
-            "step_key": step.key,
-            "fingerprint": step.spec.fingerprint,
-            "partitions": partitions.label if partitions else _WHOLE_TABLE,
-            "content": content,
-        },
-        app_transactions=[Transaction(app, mark) for app in _applications(partitions)],
-    )
-    predicate = partitions.predicate(target.partition_by) if partitions and target.partition_by else None
-    if predicate:
-        _check_types(target, delta, reader.schema)
+    reader = _audited(step, target, counted.reader(), suite) if suite else counted.reader()
+    uri, whole = step.store.table_uri(target.name), partitions is None
+    table = delta.find_table(target.name, uri)
+    if table is not None:
+        delta.fit(target, table, schema, whole=whole)
+    written = _files(step, target, reader.cast(pa.schema(schema.to_arrow())))
+    if table is None:
+        # Not before the rows are there: rows that fail leave no empty table behind.
+        table = delta.find_or_create(target, uri, schema)
+        delta.fit(target, table, schema, whole=whole)
     try:
-        _write(target, uri, reader, predicate=predicate, commit=commit)
+        delta.replace(step, target, table, written, schema=schema, partitions=partitions, content=content)
     except TransientError:
         # The writer in the way may have been another try of this very step, and have done the work.
         if done := already_published(step.store, target, partitions, content):
             return done
         raise
-    if aside:
-        remove(step.store, aside)
-    version = _version_of(step, target, content)
+    if suite:
+        remove(step.store, step.store.aside_uri(target.name, step.key))
+    version = delta.version_of(step, target, content)
     label = partitions.label if partitions else ""
     step.log.info("published %s version %s: %s rows%s", target.name, version, f"{counted.rows:,}",
                   f" in {target.partition_by}={label}" if label else "")  # fmt: skip
@@ -225,62 +203,20 @@ def batches_of(frame: pl.LazyFrame, rows: int = 100_000) -> pa.RecordBatchReader
     return pa.RecordBatchReader.from_batches(schema, stream())
 
 
-def storage_failure(doing: str, uri: str, error: BaseException) -> MLError:
-    """What an error of the storage means: no permission needs a person, all else is worth a retry."""
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if any(word in str(error).lower() for word in ("permission", "denied", "forbidden")):
-        where = "folder" if is_local(uri) else "bucket"
-        return ConfigError(
-            f"the store refuses to {doing} at {uri}: {said}",
-            todo=f"give the identity this step runs as read and write access to the {where}",
-        )
-    return TransientError(f"could not {doing} at {uri}: {said}")
+def _files(step: StepContext, target: Table, batches: pa.RecordBatchReader) -> list[AddAction]:
+    def put(path: str, content: bytes) -> None:
+        step.store.write(f"tables/{target.name}/{path}", content)
+
+    return PartitionFiles(put, target.partition_by).write(batches)
 
 
-class _Counter:
-    """Counts rows on their way to the table, and refuses one that is in none of the partitions."""
+def _audited(
+    step: StepContext, target: Table, batches: pa.RecordBatchReader, suite: str
+) -> pa.RecordBatchReader:
+    """Rows laid aside and found to be as the suite expects them, read again from there."""
+    from airflow_ml_provider.steps.validate import audit
 
-    def __init__(self, batches: pa.RecordBatchReader, target: Table, partitions: Partitions | None) -> None:
-        self.rows = 0
-        self._batches = batches
-        self._target = target
-        self._allowed = set(partitions.values) if partitions else None
-        self.failure: BaseException | None = None
-
-    def reader(self) -> pa.RecordBatchReader:
-        schema = self._batches.schema
-        column = self._target.partition_by
-        if column and column not in schema.names:
-            raise DataError(
-                f"the rows for table {self._target.name!r} have no partition column {column!r}; "
-                f"they have {', '.join(schema.names)}",
-                todo=f"add the column {column!r} (text, one value a partition) where the rows are made",
-            )
-        return pa.RecordBatchReader.from_batches(schema, self._stream())
-
-    def _stream(self) -> Iterator[pa.RecordBatch]:
-        column = self._target.partition_by
-        for batch in self._batches:
-            if self._allowed is not None and column:
-                found = set(batch.column(column).unique().to_pylist())
-                if outside := sorted(str(v) for v in found - self._allowed):
-                    raise DataError(
-                        f"rows for table {self._target.name!r} are in partitions that were not asked for: "
-                        f"{column} = {', '.join(outside[:5])}",
-                        kept="the table is as it was",
-                    )
-            self.rows += batch.num_rows
-            yield batch
-
-
-def _write(
-    target: Table,
-    uri: str,
-    batches: pa.RecordBatchReader,
-    *,
-    predicate: str | None = None,
-    commit: CommitProperties | None = None,
-) -> None:
+    uri = step.store.aside_uri(target.name, step.key)
     # delta-rs reports an exception of the stream as a text; the exception itself is what people need.
     raised: list[BaseException] = []
 
@@ -295,100 +231,41 @@ def _write(
         write_deltalake(
             uri,
             pa.RecordBatchReader.from_batches(batches.schema, watched()),
-            partition_by=[target.partition_by] if target.partition_by and commit is not None else None,
             mode="overwrite",
-            schema_mode="merge" if predicate else "overwrite",
-            predicate=predicate,
-            storage_options=storage_options(uri),
-            commit_properties=commit,
+            schema_mode="overwrite",
+            storage_options=delta.storage_options(uri),
         )
-    except CommitFailedError as error:
-        raise TransientError(
-            f"another writer published the same partitions of {target.name!r} meanwhile: {error}",
-            kept="the table holds the other writer's rows, whole",
-            retry="a retry replaces the partitions again",
-        ) from error
     except Exception as error:
         if raised:
             raise raised[0] from None
-        if isinstance(error, MLError):
-            raise
-        raise storage_failure(f"write table {target.name!r}", uri, error) from error
+        raise delta.storage_failure(f"lay aside the rows of table {target.name!r}", uri, error) from error
+    audit(step, suite, target, uri)
+    aside = DeltaTable(uri, storage_options=delta.storage_options(uri))
+    return pa.RecordBatchReader.from_stream(aside.to_pyarrow_dataset().scanner().to_reader())
 
 
-def _check_types(target: Table, delta: DeltaTable, schema: pa.Schema) -> None:
-    # Left to itself, delta-rs casts what it can and fails late and in its own words on what it cannot.
-    there = {field.name: field.type for field in delta.schema().fields}
-    for field in Schema.from_arrow(schema).fields:
-        if field.name in there and there[field.name] != field.type:
-            raise DataError(
-                f"the rows do not fit table {target.name!r}: column {field.name!r} is "
-                f"{_type_name(field.type)} in the rows and {_type_name(there[field.name])} in the table",
-                kept="the table is as it was",
-                todo="make the rows' type the table's, or publish under another table name",
-            )
+class _Counter:
+    """Counts rows on their way to the table, and refuses one that is in none of the partitions."""
 
+    def __init__(self, batches: pa.RecordBatchReader, target: Table, partitions: Partitions | None) -> None:
+        self.rows = 0
+        self._batches = batches
+        self._target = target
+        self._allowed = set(partitions.values) if partitions else None
 
-def _type_name(kind: object) -> str:
-    return str(getattr(kind, "type", kind))
+    def reader(self) -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(self._batches.schema, self._stream())
 
-
-def _created(target: Table, uri: str, schema: pa.Schema) -> DeltaTable:
-    """The table, created empty if there is none.
-
-    Version 0 never holds rows: two writers that both create the table with theirs do not see each other,
-    and lose or double rows. Creation itself is an atomic create-if-absent of the first commit.
-    """
-    options = storage_options(uri)
-    try:
-        return DeltaTable(uri, storage_options=options)
-    except TableNotFoundError:
-        pass
-    except (DeltaError, OSError) as error:
-        raise storage_failure(f"open table {target.name!r}", uri, error) from error
-    partition_by = [target.partition_by] if target.partition_by else None
-    try:
-        # Without the limit, delta-rs would create a table that is there by now once more, as version 1.
-        once = CommitProperties(max_commit_retries=0)
-        return DeltaTable.create(
-            uri, schema, partition_by=partition_by, storage_options=options, commit_properties=once
-        )
-    except (DeltaError, OSError) as error:
-        try:
-            return DeltaTable(uri, storage_options=options)
-        except (DeltaError, OSError):
-            raise storage_failure(f"create table {target.name!r}", uri, error) from error
-
-
-def _version_of(step: StepContext, target: Table, content: str) -> int:
-    """The version that this step's commit made; the newest one may already be another writer's."""
-    newest = step.store.latest_version(target.name) or 0
-    for version in range(newest, 0, -1):
-        commit = _commit_info(step.store, target.name, version)
-        if commit.get("step_key") == step.key and commit.get("content") == content:
-            return version
-    return newest
-
-
-def _commit_info(store: Store, table: str, version: int) -> dict[str, Any]:
-    # From the log itself: delta-rs numbers its history wrongly while others commit.
-    content = store.read(f"tables/{table}/_delta_log/{version:020}.json") or b""
-    for line in content.splitlines():
-        if b'"commitInfo"' in line[:20]:
-            return dict(json.loads(line)["commitInfo"])
-    return {}
-
-
-def _applications(partitions: Partitions | None) -> Iterable[str]:
-    return [f"partition:{value}" for value in partitions.values] if partitions else [f"table:{_WHOLE_TABLE}"]
-
-
-def _mark(delta: DeltaTable, partitions: Partitions | None, content: str) -> int:
-    """The content digest as the 63-bit number that a Delta transaction can hold.
-
-    A partition's number depends on the last publication of the whole table too, which replaced it.
-    """
-    from airflow_ml_provider.contract.identity import digest
-
-    whole = "" if partitions is None else str(delta.transaction_version(f"table:{_WHOLE_TABLE}"))
-    return int(digest(content, whole)[:15], 16)
+    def _stream(self) -> Iterator[pa.RecordBatch]:
+        column = self._target.partition_by
+        for batch in self._batches:
+            if self._allowed is not None and column:
+                found = set(batch.column(column).unique().to_pylist())
+                if outside := sorted(str(v) for v in found - self._allowed):
+                    raise DataError(
+                        f"rows for table {self._target.name!r} are in partitions that were not asked for: "
+                        f"{column} = {', '.join(outside[:5])}",
+                        kept="the table is as it was",
+                    )
+            self.rows += batch.num_rows
+            yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -92,6 +93,8 @@ def fetch(step: StepContext, registered: Registered) -> ScoringModel:
 
     :raises DataError: its artifacts are not those that were registered.
     """
+    # The model may hold types of the user's own.
+    sys.path[:0] = [root for root in step.spec.code.roots if root not in sys.path]
     wanted = registered.digest
     folder = step.tracker.download(registered.source, step.scratch / f"{registered.version}")
     found = models.artifact_digest(folder)

@@ -1,1 +1,22 @@
 """What the triggerer watches: tables, model aliases, announcements of drift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.triggers.drift import DriftTrigger
+    from airflow_ml_provider.triggers.model import ModelAliasTrigger
+    from airflow_ml_provider.triggers.table import TableVersionTrigger
+
+_HOME_OF = {"DriftTrigger": "drift", "ModelAliasTrigger": "model", "TableVersionTrigger": "table"}
+
+__all__ = ["DriftTrigger", "ModelAliasTrigger", "TableVersionTrigger"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import polars as pl
 
-from airflow_ml_provider.contract.errors import UserCodeError
+from airflow_ml_provider.contract.errors import ConfigError, UserCodeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,8 +63,15 @@ class Flavor:
         writer = flavor_module(self.name).save_model
         known = inspect.signature(writer).parameters
         given = {name: value for name, value in common.items() if name in known}
-        with _quiet():
-            writer(model, path=str(folder), **given)
+        try:
+            with _quiet():
+                writer(model, path=str(folder), **given)
+        except Exception as error:
+            # Whatever the library raises: it is about this model.
+            raise ConfigError(
+                f"the model, a {type(model).__name__}, cannot be saved by mlflow.{self.name} without pickle: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def requirements(self) -> list[str]:
         """Packages, pinned, that loading the model takes."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _SAFE_NAMESPACES = ("sklearn", "numpy", "scipy")
 # Holds a function that must be trusted itself; scikit-learn keeps its own input checks in one.
 _SAFE_TYPES = ("functools.partial",)
+_NAME_IT = (
+    "replace lambdas, and functions and classes defined inside others, by ones at the top of a module, "
+    "where they are found by their name"
+)
 
 
 class ScikitLearn(Flavor):
@@ -74,9 +78,13 @@ def _types_to_trust(model: Any, allowed: frozenset[str]) -> list[str]:
         # skops raises what its serializers happen to raise; each time the model is what it cannot keep.
         raise ConfigError(
             f"the model, a {type(model).__name__}, cannot be saved without pickle: {error}",
-            todo="replace functions and classes defined inside others (a lambda in a FunctionTransformer, "
-            "say) by ones at the top of a module",
+            todo=_NAME_IT,
         ) from error
+    if nameless := [name for name in found if "<" in name]:
+        raise ConfigError(
+            f"the model, a {type(model).__name__}, cannot be saved without pickle: {', '.join(nameless)}",
+            todo=_NAME_IT,
+        )
     strange = [
         name
         for name in found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 # Before anything imports Airflow: it makes its home, and nobody's own is touched.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
+atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 import pytest
@@ -24,7 +27,9 @@ from airflow_ml_provider.contract.store import Store
 @pytest.fixture(autouse=True)
 def deployment(store: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A deployment with a store and nothing else configured."""
-    for name in [name for name in os.environ if name.startswith(("AIRFLOW__ML__", "AIRFLOW_CONN_", "MLFLOW_"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("AIRFLOW__ML__", "AIRFLOW_CONN_", "MLFLOW_"))
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AIRFLOW__ML__STORE", store)
     return Store(store)

@@ -1,4 +1,4 @@
-"""Stand-ins for what surrounds an operator: a task's context, a compute, a server at the other end of the wire."""
+"""Stand-ins for what surrounds an operator: a task's context, a compute, a server at the end of the wire."""
 
 from __future__ import annotations
 
@@ -96,7 +96,12 @@ class FakeCompute(Compute):
     def _leave(self, launch: Launch) -> Exit:
         spec = self.spec(launch)
         if self.ends_with is not None:
-            fields = {"status": "success", "fingerprint": spec.fingerprint, "parts": spec.parts, **self.ends_with}
+            fields = {
+                "status": "success",
+                "fingerprint": spec.fingerprint,
+                "parts": spec.parts,
+                **self.ends_with,
+            }
             result = msgspec.convert(
                 {"verb": spec.verb, "step_key": spec.step_key, **msgspec.to_builtins(fields)}, StepResult
             )

@@ -78,7 +78,9 @@ def test_assets_are_known_through_upstream_outputs() -> None:
         judged = EvaluateOperator(task_id="judge", candidate=fitted.output, table=rows.output)
         promoted = PromoteOperator(task_id="promote", verdict=judged.output)
         unknown = PromoteOperator(task_id="unknown", verdict="{{ params.verdict }}")
-        named = PromoteOperator(task_id="named", verdict="{{ params.verdict }}", model="flight_delays", alias="live")
+        named = PromoteOperator(
+            task_id="named", verdict="{{ params.verdict }}", model="flight_delays", alias="live"
+        )
     assert names(checked_again) == ["validated:rows"]
     assert names(fitted) == ["model:flight_delays@challenger"]
     assert names(judged) == []
@@ -88,7 +90,13 @@ def test_assets_are_known_through_upstream_outputs() -> None:
 
 
 def test_a_publication_is_told_with_its_version_rows_and_verdict() -> None:
-    verdict = {"success": True, "expectations": 12, "failures": [], "details": [{"column": "a"}], "run": {"x": 1}}
+    verdict = {
+        "success": True,
+        "expectations": 12,
+        "failures": [],
+        "details": [{"column": "a"}],
+        "run": {"x": 1},
+    }
     task = ingest({"table": PUBLISHED, "verdict": verdict}, outlets=[Asset("mine")])
     context = context_of(task)
     output = run_task(task, context)
@@ -115,7 +123,9 @@ def test_a_task_tried_again_tells_what_a_lost_try_may_have_published() -> None:
     assert events_of(context)["table:raw"]["version"] == 3
 
 
-@pytest.mark.parametrize(("verdict", "told"), [({"success": True}, {"validated:raw"}), ({"success": False}, set())])
+@pytest.mark.parametrize(
+    ("verdict", "told"), [({"success": True}, {"validated:raw"}), ({"success": False}, set())]
+)
 def test_only_a_table_that_passed_is_told_to_be_validated(
     verdict: dict[str, Any], told: set[str], deployment: Store, tmp_path: Path
 ) -> None:
@@ -138,7 +148,9 @@ def test_a_promotion_is_told_only_if_the_alias_moved(
     mlflow_connection(wire.url)
     wire.alias(4)
     model = {"name": "flight_delays", "version": 5, "run_id": "r"}
-    compute = FakeCompute({"model": model, "verdict": {"promoted": promoted, "replaced": 4, "reason": "better"}})
+    compute = FakeCompute(
+        {"model": model, "verdict": {"promoted": promoted, "replaced": 4, "reason": "better"}}
+    )
     with DAG("a_dag"):
         task = PromoteOperator(task_id="p", verdict={"model": model}, model="flight_delays", compute=compute)
     context = context_of(task, try_number=2)

@@ -191,7 +191,9 @@ def test_kill_9_of_the_task_ends_its_step(tmp_path: Path) -> None:
         "from airflow_ml_provider.compute import Launch, LocalCompute\n"
         f"LocalCompute().run(Launch('a-step', 'ingest', {str(tmp_path / 'spec.json')!r}), {{}})"
     )
-    process = subprocess.Popen([sys.executable, "-c", task], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", task], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         step = pid_in(tmp_path / "step")
     finally:
@@ -201,7 +203,7 @@ def test_kill_9_of_the_task_ends_its_step(tmp_path: Path) -> None:
 
 
 def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="could not be started with .*nowhere: No such file"):
+    with pytest.raises(ConfigError, match=r"could not be started with .*nowhere: No such file"):
         LocalCompute(python=str(tmp_path / "nowhere")).run(LAUNCH, {})
 
 

@@ -116,7 +116,7 @@ def test_each_way_to_be_refused_is_told_apart(
 
 def test_an_unreachable_server_is_named_and_worth_a_retry(mlflow_connection: Connect, wire: Wire) -> None:
     mlflow_connection("http://127.0.0.1:9")
-    with pytest.raises(TransientError, match="MLflow at http://127.0.0.1:9 is not reachable") as caught:
+    with pytest.raises(TransientError, match=r"MLflow at http://127\.0\.0\.1:9 is not reachable") as caught:
         MlflowHook().find(CHAMPION)
     assert "check that it runs, and its address in the connection 'mlflow_default'" in str(caught.value)
 

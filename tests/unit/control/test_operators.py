@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from airflow_ml_provider.operators import (
     EvaluateOperator,
     FeaturesOperator,
     IngestOperator,
+    MonitorOperator,
     PredictOperator,
     PromoteOperator,
     TrainOperator,
@@ -114,8 +116,12 @@ def test_a_mapped_task_instance_is_a_step_of_its_own(rows: FeaturesOperator, com
 
 def test_a_missing_table_says_what_to_run_first(code: Path, compute: FakeCompute) -> None:
     with DAG("a_dag"):
-        task = ValidateOperator(task_id="check", table="flights", suite="mine:suite", code=code, compute=compute)
-    with pytest.raises(DataError, match="task 'check' reads the table 'flights', and there is none") as caught:
+        task = ValidateOperator(
+            task_id="check", table="flights", suite="mine:suite", code=code, compute=compute
+        )
+    with pytest.raises(
+        DataError, match="task 'check' reads the table 'flights', and there is none"
+    ) as caught:
         run_task(task)
     assert "run the step that publishes 'flights' first" in str(caught.value)
     assert not compute.launches
@@ -130,8 +136,10 @@ def test_code_that_does_not_exist_is_refused_before_anything_runs(code: Path, co
         run_task(task)
     assert "did you mean 'mine'" in str(caught.value)
     with DAG("another_dag"):
-        task = FeaturesOperator(task_id="rows", features="mine:SET", tables=[], publish="rows", code="nowhere")
-    with pytest.raises(ConfigError, match="code folder .*nowhere does not exist"):
+        task = FeaturesOperator(
+            task_id="rows", features="mine:SET", tables=[], publish="rows", code="nowhere"
+        )
+    with pytest.raises(ConfigError, match=r"code folder .*nowhere does not exist"):
         run_task(task)
 
 
@@ -266,7 +274,9 @@ def test_a_result_of_other_inputs_is_not_believed(rows: FeaturesOperator) -> Non
 )
 def test_the_exit_code_is_believed_last(rows: FeaturesOperator, number: int, kind: type[MLError]) -> None:
     rows.compute = FakeCompute(ends_with=None, exit=Exit(number, last_lines="its last words"))
-    with pytest.raises(kind, match=f"ended with exit code {number} and left no result; it ended with:\nits last"):
+    with pytest.raises(
+        kind, match=f"ended with exit code {number} and left no result; it ended with:\nits last"
+    ):
         run_rows(rows)
 
 
@@ -279,7 +289,12 @@ def test_a_failure_keeps_its_kind_its_parts_and_the_end_of_the_users_traceback(
     error = UserCodeError("mine:SET raised ValueError: no\n  wind: at all", kept="the table", todo="look")
     compute.ends_with.update(
         status="failed",
-        failure={"kind": "user", "error": "X", "message": str(error), "traceback": "Traceback:\n  File mine.py"},
+        failure={
+            "kind": "user",
+            "error": "X",
+            "message": str(error),
+            "traceback": "Traceback:\n  File mine.py",
+        },
     )
     with pytest.raises(UserCodeError) as caught:
         run_rows(rows)
@@ -354,6 +369,16 @@ def test_an_upstream_step_without_a_table_is_refused_by_name(code: Path, deploym
         task = ValidateOperator(task_id="check", table=judged.output, suite="mine:suite", code=code)
     with pytest.raises(ConfigError, match="task 'check' was given the output of a evaluate step"):
         run_task(task, outputs={"judge": {"verb": "evaluate"}})
+
+
+def test_one_table_alone_is_a_list_of_it(code: Path, compute: FakeCompute, deployment: Store) -> None:
+    publish(deployment, "raw", 4)
+    with DAG("a_dag"):
+        task = FeaturesOperator(
+            task_id="rows", features="mine:SET", tables="raw", publish="rows", code=code, compute=compute
+        )
+    run_task(task)
+    assert [table["name"] for table in compute.spec().arguments["tables"]] == ["raw"]
 
 
 # Models
@@ -437,20 +462,34 @@ def test_promote_takes_the_verdict_out_of_the_output_and_names_who_asked(
 # Arguments that cannot be
 
 
-def test_scalars_are_checked_when_the_dag_is_written(code: Path) -> None:
-    schema = Schema((Column("a"),))
-    with DAG("a_dag"):
-        for wrong, said in (
-            (lambda: IngestOperator(task_id="a", source="x", schema=schema, publish="t", format="xml"), "'xml'"),
-            (lambda: IngestOperator(task_id="b", source="x", schema=schema, publish="t", max_bad_rows=-1), "-1"),
-            (lambda: IngestOperator(task_id="c", source="x", schema=schema, publish="t@3"), "never changes"),
-            (lambda: IngestOperator(task_id="d", source="x", schema=schema, publish="{{ t }}"), "name the table"),
-            (lambda: EvaluateOperator(task_id="e", candidate="m", table="t", gates=["roc_auc"]), "is not a gate"),
-            (lambda: EvaluateOperator(task_id="f", candidate="m", table="t", slices="origin"), r"\['origin'\]"),
-            (lambda: PredictOperator(task_id="g", model="m", table="t", publish="p", batch_rows=0), "is 0"),
-        ):
-            with pytest.raises(ConfigError, match=said):
-                wrong()
+INGEST: dict[str, Any] = {"source": "x", "schema": Schema((Column("a"),)), "publish": "t"}
+ON_ROWS: dict[str, Any] = {"table": "t"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "given", "said"),
+    [
+        (IngestOperator, {**INGEST, "format": "xml"}, "unknown format 'xml'"),
+        (IngestOperator, {**INGEST, "max_bad_rows": -1}, "max_bad_rows is -1"),
+        (IngestOperator, {**INGEST, "publish": "t@3"}, "a version that exists never changes"),
+        (IngestOperator, {**INGEST, "publish": "{{ params.t }}"}, "cannot publish to '{{ params.t }}'"),
+        (
+            TrainOperator,
+            {**ON_ROWS, "function": "m:f", "model": "m", "trusted_types": "a.B"},
+            "the text 'a.B'",
+        ),
+        (EvaluateOperator, {**ON_ROWS, "candidate": "m", "gates": ["roc_auc"]}, "'roc_auc' is not a gate"),
+        (EvaluateOperator, {**ON_ROWS, "candidate": "m", "slices": "origin"}, "the text 'origin'"),
+        (EvaluateOperator, {**ON_ROWS, "candidate": "m", "resamples": 0}, "resamples is 0"),
+        (PredictOperator, {**ON_ROWS, "model": "m", "publish": "p", "batch_rows": 0}, "batch_rows is 0"),
+        (MonitorOperator, {"predictions": "p", "rows": "r", "ignore": "month"}, "the text 'month'"),
+        (MonitorOperator, {"predictions": "p", "rows": "r", "max_drifted_share": 50}, "share is 50"),
+    ],
+)
+def test_scalars_are_checked_when_the_dag_is_written(operator: Any, given: dict[str, Any], said: str) -> None:
+    with DAG("a_dag"), pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        operator(task_id="wrong", **given)
+    assert caught.value.todo
 
 
 def test_params_on_a_train_operator_are_refused_since_airflow_would_swallow_them() -> None:

@@ -34,7 +34,7 @@ class Fact(NamedTuple):
 
 
 class Used(NamedTuple):
-    """The fact a row uses: its times, and the values it may have (several when facts contradict each other)."""
+    """The fact a row uses: its times, and the values it may have (several if facts contradict each other)."""
 
     event: int | None
     known: int | None

@@ -373,8 +373,27 @@ def test_a_reference_without_partitions_is_compared_by_the_threshold_alone(
 
     verdict = result.verdict or {}
     assert 0.25 < verdict["score_psi_limit"] < 0.35
+    assert result.warnings == (
+        "the reference of flight_delays/3 has 0 partitions, too few to tell how much single partitions "
+        "usually differ: max_psi decides by itself and may call every partition drifted",
+    )
     page = Store(store).read(f"runs/{result.step_key}/report.html") or b""
     assert b"0 partitions, too few to tell what is usual, so 0.25 is used by itself" in page
+
+
+def test_held_out_rows_of_few_partitions_borrow_what_is_usual_from_the_training_rows(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    run_id = world.train(score=False)
+    week = pl.concat([flights(-n) for n in range(1, 8)]).lazy()
+    world.client.log_dict(run_id, dict(build_profile(week, ["score"], by="ds")), "score_profile.json")
+    world.publish(flights(0), run_id=run_id)
+
+    result = monitor()
+
+    assert result.warnings == ()
+    usual = profile_of_may("ds")["columns"]["score"]["usual"]["p95"]
+    assert usual < (result.verdict or {})["score_psi_limit"] < usual + 0.1
 
 
 def test_a_partition_without_predictions_is_skipped(world: World, monitor: Callable[..., StepResult]) -> None:
@@ -401,7 +420,11 @@ def test_without_partitions_the_whole_table_is_looked_at(
     world: World, monitor: Callable[..., StepResult]
 ) -> None:
     world.publish(flights(0), flights(1))
-    assert list((monitor("").verdict or {})["by_partition"]) == ["2013-06-01", "2013-06-02"]
+
+    verdict = monitor("").verdict or {}
+
+    assert list(verdict["by_partition"]) == ["2013-06-01", "2013-06-02"]
+    assert verdict["partitions"] == "2013-06-01..2013-06-02"
 
 
 def test_more_predictions_than_feature_rows_are_warned_about(
@@ -413,6 +436,14 @@ def test_more_predictions_than_feature_rows_are_warned_about(
 
 
 ROWS = ("flight_id", "ds", "predict_at", "distance", "delay", "carrier")
+
+
+def test_predictions_whose_feature_rows_are_gone_are_refused(
+    world: World, monitor: Callable[..., StepResult]
+) -> None:
+    world.publish(flights(0), flights(1))
+    DeltaTable(world.store.table_uri("rows")).delete("ds = '2013-06-01'")
+    assert "2013-06-01 was predicted, and table 'rows' has no feature rows there" in said(monitor())
 
 
 def test_a_partition_predicted_by_two_models_is_refused(

@@ -1,0 +1,238 @@
+"""The log of a Delta table: creating a table, replacing its partitions in one commit, finding that commit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError, TransientError
+from airflow_ml_provider.contract.identity import digest
+from airflow_ml_provider.contract.partitions import Partitions
+from airflow_ml_provider.contract.store import Store, is_local
+from airflow_ml_provider.contract.tables import Table
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.steps.context import StepContext
+
+WHOLE_TABLE = "*"
+_NAIVE_TIMESTAMPS = "timestampNtz"
+
+
+def storage_options(uri: str) -> dict[str, str]:
+    """What delta-rs needs beyond the environment: on S3, commits by conditional put."""
+    return {"aws_conditional_put": "etag"} if uri.startswith("s3") else {}
+
+
+def storage_failure(doing: str, uri: str, error: BaseException) -> MLError:
+    """What an error of the storage means: no permission needs a person, all else is worth a retry."""
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if any(word in str(error).lower() for word in ("permission", "denied", "forbidden")):
+        where = "folder" if is_local(uri) else "bucket"
+        return ConfigError(
+            f"the store refuses to {doing} at {uri}: {said}",
+            todo=f"give the identity this step runs as read and write access to the {where}",
+        )
+    return TransientError(f"could not {doing} at {uri}: {said}")
+
+
+def find_table(name: str, uri: str) -> DeltaTable | None:
+    """The table at its newest version; None if there is none."""
+    try:
+        return DeltaTable(uri, storage_options=storage_options(uri))
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        raise storage_failure(f"open table {name!r}", uri, error) from error
+
+
+def find_or_create(target: Table, uri: str, schema: Schema) -> DeltaTable:
+    """The table at its newest version, created empty if there is none.
+
+    Version 0 never holds rows: two writers that both create the table with theirs do not see each other,
+    and lose or double rows. Creation itself is an atomic create-if-absent of the first commit.
+    """
+    if found := find_table(target.name, uri):
+        return found
+    # Without the limit, delta-rs would create a table that is there by now once more, as version 1.
+    once = CommitProperties(max_commit_retries=0)
+    try:
+        return DeltaTable.create(
+            uri,
+            schema,
+            partition_by=_partition_by(target),
+            storage_options=storage_options(uri),
+            commit_properties=once,
+        )
+    except (DeltaError, OSError) as error:
+        if found := find_table(target.name, uri):
+            return found
+        raise storage_failure(f"create table {target.name!r}", uri, error) from error
+
+
+def delta_schema(target: Table, rows: pa.Schema) -> Schema:
+    """The rows' columns as Delta has them.
+
+    :raises DataError: there is no partition column, or a column's type has no counterpart.
+    """
+    column = target.partition_by
+    if column and column not in rows.names:
+        raise DataError(
+            f"the rows for table {target.name!r} have no partition column {column!r}; "
+            f"they have {', '.join(rows.names)}",
+            todo=f"add the column {column!r} (text, one value a partition) where the rows are made",
+        )
+    for field in rows:
+        try:
+            Schema.from_arrow(pa.schema([field]))
+        except Exception as error:
+            # delta-rs raises plain exceptions here.
+            raise DataError(
+                f"the rows do not fit table {target.name!r}: column {field.name!r} is {field.type}, "
+                f"which Delta tables cannot hold",
+                kept="the table is as it was",
+                todo="convert it where the rows are made",
+            ) from error
+    return Schema.from_arrow(rows)
+
+
+def fit(target: Table, delta: DeltaTable, schema: Schema, *, whole: bool) -> None:
+    """Make a table ready for rows of this schema, without touching any of its own.
+
+    A new column is added to the table. A publication of the whole table may have any columns.
+
+    :raises DataError: a column has another type in the table.
+    :raises ConfigError: the table is partitioned otherwise.
+    """
+    there = {field.name: field.type for field in delta.schema().fields}
+    partition_by = delta.metadata().partition_columns
+    if partition_by != _partition_by(target):
+        raise ConfigError(
+            f"table {target.name!r} is partitioned by {', '.join(partition_by) or 'nothing'}, "
+            f"and was to be published partitioned by {target.partition_by or 'nothing'}",
+            todo="declare it as it is, or publish under another name",
+        )
+    naive = any(str(getattr(field.type, "type", "")) == "timestamp_ntz" for field in schema.fields)
+    if naive and _NAIVE_TIMESTAMPS not in (delta.protocol().writer_features or ()):
+        delta.alter.add_feature(TableFeatures.TimestampWithoutTimezone, True)
+    if whole:
+        return
+    for field in schema.fields:
+        if field.name in there and there[field.name] != field.type:
+            raise DataError(
+                f"the rows do not fit table {target.name!r}: column {field.name!r} is "
+                f"{_type_name(field.type)} in the rows and {_type_name(there[field.name])} in the table",
+                kept="the table is as it was",
+                todo="make the rows' type the table's, or publish under another table name",
+            )
+    new = [field for field in schema.fields if field.name not in there]
+    if new:
+        delta.alter.add_columns(new)
+
+
+def replace(
+    step: StepContext,
+    target: Table,
+    delta: DeltaTable,
+    files: Sequence[AddAction],
+    *,
+    schema: Schema,
+    partitions: Partitions | None,
+    content: str,
+) -> None:
+    """Commit files in the place of all that partitions hold, or of the whole table.
+
+    :param delta: the table as it was when the files were begun; another commit to the same partitions since
+        then is a conflict, one to others is not.
+    :raises TransientError: such a conflict.
+    """
+    mark = mark_of(delta, partitions, content)
+    properties = CommitProperties(
+        custom_metadata={
+            "step_key": step.key,
+            "fingerprint": step.spec.fingerprint,
+            "partitions": partitions.label if partitions else WHOLE_TABLE,
+            "content": content,
+        },
+        app_transactions=[Transaction(application, mark) for application in applications(partitions)],
+    )
+    by = _partition_by(target)
+    try:
+        if partitions is None:
+            delta.create_write_transaction(list(files), "overwrite", schema, by, commit_properties=properties)
+            return
+        # An append that removes: unlike an overwrite, it conflicts with writers of the same partitions only,
+        # found by the transaction they all have and by the files they remove.
+        removed = _files_of(delta, str(target.partition_by), partitions)
+        delta.create_write_transaction(
+            [*files, *removed], "append", delta.schema(), by, commit_properties=properties
+        )
+    except CommitFailedError as error:
+        raise TransientError(
+            f"another writer published the same partitions of {target.name!r} meanwhile: {error}",
+            kept="the table holds the other writer's rows, whole",
+            retry="a retry replaces the partitions again",
+        ) from error
+    except (DeltaError, OSError) as error:
+        raise storage_failure(f"write table {target.name!r}", delta.table_uri, error) from error
+
+
+def applications(partitions: Partitions | None) -> list[str]:
+    """The names under which the log keeps what was published: one a partition."""
+    return [f"partition:{value}" for value in partitions.values] if partitions else [f"table:{WHOLE_TABLE}"]
+
+
+def mark_of(delta: DeltaTable, partitions: Partitions | None, content: str) -> int:
+    """The content digest as the 63-bit number that a Delta transaction can hold.
+
+    A partition's number depends on the last publication of the whole table too, which replaced it.
+    """
+    whole = "" if partitions is None else str(delta.transaction_version(f"table:{WHOLE_TABLE}"))
+    return int(digest(content, whole)[:15], 16)
+
+
+def commit_info(store: Store, table: str, version: int) -> dict[str, Any]:
+    """What a commit says about itself; from the log, as delta-rs numbers its history wrongly while others
+    commit."""
+    content = store.read(f"tables/{table}/_delta_log/{version:020}.json") or b""
+    for line in content.splitlines():
+        if b'"commitInfo"' in line[:20]:
+            return dict(json.loads(line)["commitInfo"])
+    return {}
+
+
+def version_of(step: StepContext, target: Table, content: str) -> int:
+    """The version that this step's commit made; the newest one may already be another writer's."""
+    newest = step.store.latest_version(target.name) or 0
+    for version in range(newest, 0, -1):
+        commit = commit_info(step.store, target.name, version)
+        if commit.get("step_key") == step.key and commit.get("content") == content:
+            return version
+    return newest
+
+
+def _files_of(delta: DeltaTable, column: str, partitions: Partitions) -> list[RemoveAction]:
+    now, wanted = int(time.time() * 1000), set(partitions.values)
+    files = pa.table(delta.get_add_actions(flatten=True))
+    values = files.column(f"partition.{column}").to_pylist() if files.num_rows else []
+    return [
+        RemoveAction(path, True, now, size, {column: str(value)})
+        for path, size, value in zip(
+            files.column("path").to_pylist(), files.column("size_bytes").to_pylist(), values, strict=True
+        )
+        if str(value) in wanted
+    ]
+
+
+def _partition_by(target: Table) -> list[str]:
+    return [target.partition_by] if target.partition_by else []
+
+
+def _type_name(kind: object) -> str:
+    return str(getattr(kind, "type", kind))

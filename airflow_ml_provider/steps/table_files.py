@@ -1,0 +1,111 @@
+"""The data files of a publication, written partition by partition within a bound of memory.
+
+delta-rs keeps a file open for every partition that it has seen until the end, more than a megabyte each and
+up to a hundred with data. Here rows wait in memory by partition, and when they are more than a budget, the
+partition that has most becomes a file. Whatever the number of partitions and rows, memory holds the budget
+and what is being written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction
+
+# Rows that wait, as Arrow holds them; a file is made of at most half of them, some ten times smaller.
+BUDGET_BYTES = 128 << 20
+_MOST_THREADS = 4
+
+
+class PartitionFiles:
+    """Writes rows to the files of one publication, which become part of the table with its commit only.
+
+    :param put: stores a file by its path below the table.
+    :param column: the partition column; None for a table without partitions.
+    """
+
+    def __init__(self, put: Callable[[str, bytes], object], column: str | None) -> None:
+        self._put = put
+        self._column = column
+        self._waiting: dict[str | None, list[pa.RecordBatch]] = {}
+        self._bytes: dict[str | None, int] = {}
+        self._threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="table-files")
+        self._writing: deque[Future[AddAction]] = deque()
+        self._written: list[AddAction] = []
+
+    def write(self, batches: pa.RecordBatchReader) -> list[AddAction]:
+        """Write all rows; gives the files, for the commit.
+
+        Files of a publication that fails are left behind, as those of a process that was killed: no commit
+        names them, and a vacuum of the table removes them.
+        """
+        try:
+            for batch in batches:
+                for value, rows in self._parts(batch):
+                    self._waiting.setdefault(value, []).append(rows)
+                    self._bytes[value] = self._bytes.get(value, 0) + rows.nbytes
+                while sum(self._bytes.values()) > BUDGET_BYTES:
+                    self._start(max(self._bytes, key=lambda value: self._bytes[value]))
+            for value in sorted(self._waiting, key=str):
+                self._start(value)
+            while self._writing:
+                self._written.append(self._writing.popleft().result())
+            return self._written
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _parts(self, batch: pa.RecordBatch) -> Iterator[tuple[str | None, pa.RecordBatch]]:
+        """The rows of each partition, in their order."""
+        if not batch.num_rows:
+            return
+        if self._column is None:
+            yield None, batch
+            return
+        values = batch.column(self._column).dictionary_encode()
+        codes = values.indices.fill_null(-1).to_numpy()
+        rest = batch.drop_columns(self._column)
+        order = np.argsort(codes, kind="stable")
+        if (np.diff(order) != 1).any():
+            rest = rest.take(pa.array(order))
+        starts = np.flatnonzero(np.diff(codes[order], prepend=-2))
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            code = codes[order[start]]
+            value = None if code < 0 else str(values.dictionary[int(code)].as_py())
+            yield value, rest.slice(start, end - start)
+
+    def _start(self, value: str | None) -> None:
+        if len(self._writing) >= self._threads:
+            self._written.append(self._writing.popleft().result())
+        rows = pa.Table.from_batches(self._waiting.pop(value))
+        self._bytes.pop(value)
+        self._writing.append(self._pool.submit(self._file, value, rows))
+
+    def _file(self, value: str | None, rows: pa.Table) -> AddAction:
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink, compression="zstd", compression_level=1, store_schema=False)
+        content = sink.getvalue().to_pybytes()
+        name = f"part-{uuid.uuid4()}.zstd.parquet"
+        # Folders are for people; Delta has the values in its log. Characters that paths escape stay out.
+        plain = value is not None and value.replace("-", "").replace("_", "").isalnum() and value.isascii()
+        path = f"{self._column}={value}/{name}" if plain else name
+        self._put(path, content)
+        partition = {self._column: value} if self._column else {}
+        return AddAction(
+            path,
+            len(content),
+            partition,
+            int(time.time() * 1000),
+            True,
+            json.dumps({"numRecords": rows.num_rows}),
+        )

@@ -1,0 +1,60 @@
+"""The two planes stay apart, and modules stay small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = REPOSITORY / "airflow_ml_provider"
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_the_import_contracts_hold() -> None:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 broken" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "most"),
+    [("operators", 250), ("compute", 250), ("sensors", 150), ("triggers", 150), ("links", 150)],
+)
+def test_a_module_of_the_control_plane_fits_on_a_few_screens(folder: str, most: int) -> None:
+    modules = sorted((PACKAGE / folder).glob("*.py"))
+    assert modules
+    assert {path.name: lines_of(path) for path in modules if lines_of(path) > most} == {}
+
+
+def test_each_verb_has_an_operator_and_a_step_of_its_name() -> None:
+    from airflow_ml_provider.contract.arguments import ARGUMENTS, VERBS
+    from airflow_ml_provider.operators import __all__ as operators
+
+    assert sorted(operators) == sorted(f"{verb.title()}Operator" for verb in VERBS)
+    assert tuple(ARGUMENTS) == VERBS
+    for verb in VERBS:
+        assert (PACKAGE / "operators" / f"{verb}.py").is_file()
+        assert (PACKAGE / "steps" / f"{verb}.py").is_file()
+
+
+def test_a_step_runs_where_airflow_is_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "airflow.py").write_text("raise ImportError('there is no Airflow here')\n")
+    program = (
+        "import sys\n"
+        "from airflow_ml_provider.steps.__main__ import main\n"
+        "import airflow_ml_provider.steps.runner\n"
+        "assert not [name for name in sys.modules if name.partition('.')[0] == 'airflow']\n"
+        f"assert main(['ingest', '--spec', {str(tmp_path / 'missing.json')!r}]) == 70\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "PATH": "/usr/bin:/bin"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

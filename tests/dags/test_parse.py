@@ -1,0 +1,120 @@
+"""Parsing DAGs is cheap: it loads no library that only steps need, and reads nothing but the DAG file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+READY_DAGS = sorted((REPOSITORY / "dags").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.py"))
+
+# What a step needs to run, and a DAG does not need to be read.
+HEAVY = (
+    "mlflow", "pandas", "polars", "pyarrow", "great_expectations", "sklearn", "kubernetes", "boto3", "numpy",
+    "deltalake", "duckdb", "lightgbm", "matplotlib", "obstore", "requests", "skops",
+)  # fmt: skip
+
+PROBE = """
+import gc, json, sys
+# What Airflow itself loads to read a DAG is not ours.
+from airflow.sdk import DAG, Asset, AssetWatcher, BaseOperator, BaseSensorOperator
+import airflow.triggers.base, croniter
+before = set(sys.modules)
+forbidden = []
+sys.addaudithook(lambda event, args: forbidden.append([event, str(args)[:200]])
+                 if event in ("socket.connect", "subprocess.Popen", "os.posix_spawn") else None)
+namespace = {"__name__": "parsed_dag", "__file__": sys.argv[1]}
+exec(compile(open(sys.argv[1]).read(), sys.argv[1], "exec"), namespace)
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+steps = [name for name in sys.modules if name.startswith("airflow_ml_provider.steps")]
+dags = sorted({value.dag_id for value in gc.get_objects() if isinstance(value, DAG)})
+print(json.dumps({"loaded": sorted(loaded), "steps": steps, "forbidden": forbidden, "dags": dags}))
+"""
+
+OF_EVERY_KIND = """
+from airflow.sdk import DAG, Asset, AssetWatcher
+from airflow_ml_provider import Column, Gate, Model, Schema, Table
+from airflow_ml_provider.assets import drift_asset, model_asset, table_asset, validated_asset
+from airflow_ml_provider.compute import LocalCompute
+from airflow_ml_provider.operators import *
+from airflow_ml_provider.sensors import ModelAliasSensor, TablePartitionSensor
+from airflow_ml_provider.triggers import ModelAliasTrigger, TableVersionTrigger
+
+watched = Asset("moved", watchers=[AssetWatcher(name="m", trigger=ModelAliasTrigger("flight_delays")),
+                                   AssetWatcher(name="t", trigger=TableVersionTrigger("flights"))])
+with DAG("of_every_kind", schedule=[watched, drift_asset("flight_delays"), table_asset("flights")]) as dag:
+    TablePartitionSensor(task_id="table", table="flights", deferrable=True)
+    ModelAliasSensor(task_id="alias", model="flight_delays")
+    raw = IngestOperator(task_id="ingest", source="s3://bucket/*.csv", publish="flights",
+                         schema=Schema((Column("a"),)), compute=LocalCompute())
+    rows = FeaturesOperator(task_id="features", features="m:F", tables=[raw.output], publish="rows")
+    fitted = TrainOperator(task_id="train", function="m:f", table=rows.output, model=Model("flight_delays"))
+    verdict = EvaluateOperator(task_id="evaluate", candidate=fitted.output, table=rows.output,
+                               gates=[Gate("roc_auc", at_least=0.7)])
+    PromoteOperator(task_id="promote", verdict=verdict.output)
+    ValidateOperator(task_id="validate", table=rows.output, suite="m:s")
+    scores = PredictOperator(task_id="predict", model="flight_delays", table=rows.output, publish="scores")
+    MonitorOperator(task_id="monitor", predictions=scores.output, rows=rows.output, model="flight_delays")
+"""
+
+
+def parse(dag_file: Path, home: Path) -> dict[str, Any]:
+    """What reading a DAG file does, in a process of its own without store, connections or a database."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env |= {
+        "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([str(dag_file.parent), str(REPOSITORY)]),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE, str(dag_file)],
+        env=env,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("dag_file", [*READY_DAGS, *EXAMPLES], ids=lambda path: path.stem)
+def test_a_ready_dag_is_read_without_the_libraries_of_its_steps(dag_file: Path, tmp_path: Path) -> None:
+    found = parse(dag_file, tmp_path)
+    assert found["dags"]
+    assert not set(HEAVY) & set(found["loaded"])
+    assert found["steps"] == []
+    assert found["forbidden"] == []
+
+
+def test_a_dag_with_everything_of_the_provider_is_read_without_the_libraries_of_its_steps(
+    tmp_path: Path,
+) -> None:
+    dag_file = tmp_path / "of_every_kind.py"
+    dag_file.write_text(OF_EVERY_KIND)
+    found = parse(dag_file, tmp_path)
+    assert found["dags"] == ["of_every_kind"]
+    assert not set(HEAVY) & set(found["loaded"])
+    assert found["steps"] == []
+    assert found["forbidden"] == []
+
+
+def test_the_probe_sees_a_heavy_library(tmp_path: Path) -> None:
+    dag_file = tmp_path / "heavy.py"
+    dag_file.write_text("import numpy, subprocess, sys\nsubprocess.run([sys.executable, '-c', ''])\n")
+    found = parse(dag_file, tmp_path)
+    assert "numpy" in found["loaded"]
+    assert [event for event, _ in found["forbidden"]] == ["subprocess.Popen"]
+
+
+def test_there_are_dags_to_read() -> None:
+    assert {path.stem for path in READY_DAGS} >= {
+        "flights_ingest", "flights_train", "flights_predict", "flights_monitor",
+    }  # fmt: skip
