@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperator
 from airflow_ml_provider import __version__, config
 from airflow_ml_provider.compute.base import Launch
 from airflow_ml_provider.contract.documents import PROTOCOL, StepResult, StepSpec, Tracking, read_spec
-from airflow_ml_provider.contract.errors import InfrastructureError
+from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
 from airflow_ml_provider.contract.identity import explain_difference, fingerprint
 from airflow_ml_provider.links.step import DataDocsLink, MlflowRunLink, ModelLink, ReportLink
 from airflow_ml_provider.operators import events, results, runs
