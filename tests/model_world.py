@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import mlflow
 import numpy as np
 import polars as pl
 from deltalake import DeltaTable, write_deltalake
+from fatal_proxy import FatalProxy, Moment
 
 from airflow_ml_provider.contract.documents import Code, RunOf, StepResult, StepSpec, Tracking, read_spec
 from airflow_ml_provider.contract.store import Store, local_path
@@ -207,3 +209,12 @@ def start(spec: StepSpec, folder: Path) -> BaseProcess:
     process = context.Process(target=steps.run, args=(str(path),))
     process.start()
     return process
+
+
+def kill_at(proxy: FatalProxy, moment: tuple[str, str, Moment], spec: StepSpec, folder: Path) -> bool:
+    """Start a step that is killed at a moment; whether it came that far."""
+    proxy.fatal, proxy.victim = None, None
+    process = start(spec, folder)
+    proxy.victim, proxy.fatal = process.pid, moment
+    process.join()
+    return process.exitcode == -signal.SIGKILL

@@ -72,7 +72,11 @@ class LocalCompute(Compute):
         finally:
             del _running[launch.step_key]
             _close(process)
-        return Exit(code, _signal_error(launch, code), "\n".join(last_lines))
+        error = _signal_error(launch, code)
+        if error is not None:
+            # Among the step's own last lines, where people look for its end.
+            log.error("%s", error)
+        return Exit(code, error, "\n".join(last_lines))
 
     def cancel(self, launch: Launch) -> None:
         """End the step's session: SIGTERM, then SIGKILL."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 WHOLE_TABLE = "*"
 _NAIVE_TIMESTAMPS = "timestampNtz"
+# Each try loses only to a commit of somebody else, so that this many writers at once always get through.
+_MOST_COMMITS = 50
 
 
 def storage_options(uri: str) -> dict[str, str]:
@@ -139,7 +143,7 @@ def fit(target: Table, delta: DeltaTable, schema: Schema, *, whole: bool) -> Non
 def replace(
     step: StepContext,
     target: Table,
-    delta: DeltaTable,
+    table: DeltaTable,
     files: Sequence[AddAction],
     *,
     schema: Schema,
@@ -148,39 +152,41 @@ def replace(
 ) -> None:
     """Commit files in the place of all that partitions hold, or of the whole table.
 
-    :param delta: the table as it was when the files were begun; another commit to the same partitions since
-        then is a conflict, one to others is not.
-    :raises TransientError: such a conflict.
+    delta-rs takes any two commits that remove files for a conflict. Only one to the same partitions is: for
+    others the files, which are written, are committed to the newer version.
+
+    :param table: the table as it was when the files were begun.
+    :raises TransientError: another writer published the same partitions since then.
     """
-    mark = mark_of(delta, partitions, content)
-    properties = CommitProperties(
-        custom_metadata={
-            "step_key": step.key,
-            "fingerprint": step.spec.fingerprint,
-            "partitions": partitions.label if partitions else WHOLE_TABLE,
-            "content": content,
-        },
-        app_transactions=[Transaction(application, mark) for application in applications(partitions)],
-    )
-    by = _partition_by(target)
-    try:
-        if partitions is None:
-            delta.create_write_transaction(list(files), "overwrite", schema, by, commit_properties=properties)
-            return
-        # An append that removes: unlike an overwrite, it conflicts with writers of the same partitions only,
-        # found by the transaction they all have and by the files they remove.
-        removed = _files_of(delta, str(target.partition_by), partitions)
-        delta.create_write_transaction(
-            [*files, *removed], "append", delta.schema(), by, commit_properties=properties
+    before = _holdings(table, target, partitions)
+    for attempt in range(_MOST_COMMITS):
+        mark = mark_of(table, partitions, content)
+        properties = CommitProperties(
+            custom_metadata={
+                "step_key": step.key,
+                "fingerprint": step.spec.fingerprint,
+                "partitions": partitions.label if partitions else WHOLE_TABLE,
+                "content": content,
+            },
+            app_transactions=[Transaction(name, mark) for name in applications(partitions)],
         )
-    except CommitFailedError as error:
-        raise TransientError(
-            f"another writer published the same partitions of {target.name!r} meanwhile: {error}",
-            kept="the table holds the other writer's rows, whole",
-            retry="a retry replaces the partitions again",
-        ) from error
-    except (DeltaError, OSError) as error:
-        raise storage_failure(f"write table {target.name!r}", delta.table_uri, error) from error
+        try:
+            _commit(table, target, files, schema, partitions, properties)
+            return
+        except CommitFailedError as error:
+            newer = find_table(target.name, table.table_uri)
+            last = attempt == _MOST_COMMITS - 1
+            if newer is None or partitions is None or last or _holdings(newer, target, partitions) != before:
+                raise TransientError(
+                    f"another writer published the same partitions of {target.name!r} meanwhile: {error}",
+                    kept="the table holds the other writer's rows, whole",
+                    retry="a retry replaces the partitions again",
+                ) from error
+            fit(target, newer, schema, whole=False)
+            table = newer
+            time.sleep(random.uniform(0.02, 0.2))
+        except (DeltaError, OSError) as error:
+            raise storage_failure(f"write table {target.name!r}", table.table_uri, error) from error
 
 
 def applications(partitions: Partitions | None) -> list[str]:
@@ -217,17 +223,46 @@ def version_of(step: StepContext, target: Table, content: str) -> int:
     return newest
 
 
-def _files_of(delta: DeltaTable, column: str, partitions: Partitions) -> list[RemoveAction]:
-    now, wanted = int(time.time() * 1000), set(partitions.values)
-    files = pa.table(delta.get_add_actions(flatten=True))
-    values = files.column(f"partition.{column}").to_pylist() if files.num_rows else []
-    return [
-        RemoveAction(path, True, now, size, {column: str(value)})
-        for path, size, value in zip(
-            files.column("path").to_pylist(), files.column("size_bytes").to_pylist(), values, strict=True
-        )
-        if str(value) in wanted
+def _commit(
+    table: DeltaTable,
+    target: Table,
+    files: Sequence[AddAction],
+    schema: Schema,
+    partitions: Partitions | None,
+    properties: CommitProperties,
+) -> None:
+    by = _partition_by(target)
+    if partitions is None:
+        table.create_write_transaction(list(files), "overwrite", schema, by, commit_properties=properties)
+        return
+    now = int(time.time() * 1000)
+    removed = [
+        # The log has paths escaped, and delta-rs escapes those it is given.
+        RemoveAction(unquote(path), True, now, size, {str(target.partition_by): value})
+        for path, (size, value) in _files_of(table, target, partitions).items()
     ]
+    actions = [*files, *removed]
+    table.create_write_transaction(actions, "append", table.schema(), by, commit_properties=properties)
+
+
+def _holdings(table: DeltaTable, target: Table, partitions: Partitions | None) -> object:
+    """What the partitions hold: equal before and after means that nobody published them in between."""
+    marks = [table.transaction_version(name) for name in [*applications(None), *applications(partitions)]]
+    return marks, _files_of(table, target, partitions) if partitions else table.version()
+
+
+def _files_of(table: DeltaTable, target: Table, partitions: Partitions) -> dict[str, tuple[int, str]]:
+    """The partitions' files: path, as the log has it, to size and partition."""
+    files = pa.table(table.get_add_actions(flatten=True))
+    if not files.num_rows:
+        return {}
+    columns = (
+        files.column(name).to_pylist() for name in ("path", "size_bytes", f"partition.{target.partition_by}")
+    )
+    wanted = set(partitions.values)
+    return {
+        path: (size, str(value)) for path, size, value in zip(*columns, strict=True) if str(value) in wanted
+    }
 
 
 def _partition_by(target: Table) -> list[str]:

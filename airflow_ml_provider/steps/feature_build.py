@@ -117,7 +117,7 @@ def build(
         only=wanted.only,
         to=folder / "rows.parquet",
     )
-    asked, first, last = _check_rows(connection, features, rows)
+    asked, first, last = _check_rows(connection, features, rows, wanted.partition_by)
     if asked == 0:
         return None
     say(f"rows: {asked:,}, predicted from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
@@ -158,19 +158,20 @@ def labelled(features: FeatureSet) -> Label:
 
 
 def _check_rows(
-    connection: DuckDBPyConnection, features: FeatureSet, rows: Rows
+    connection: DuckDBPyConnection, features: FeatureSet, rows: Rows, partition_by: str | None
 ) -> tuple[int, datetime, datetime]:
     who = functions.name_of(features.rows)
-    needed = (features.prediction_time, *features.key)
+    needed = dict.fromkeys(features.key, "key") | {features.prediction_time: "prediction time"}
+    if partition_by:
+        needed.setdefault(partition_by, "partition")
     time = pl.col(rows.names[features.prediction_time])
-    nulls = [pl.col(inside).null_count() for inside in rows.inside(needed)]
+    nulls = [pl.col(inside).null_count() for inside in rows.inside(list(needed))]
     looked = [pl.len().alias("rows"), time.min().alias("first"), time.max().alias("last"), *nulls]
     count, first, last, *missing = (
         pl.scan_parquet(rows.path).select(looked).collect(engine="streaming").row(0)
     )
-    for column, without in zip(needed, missing, strict=True):
+    for (column, what), without in zip(needed.items(), missing, strict=True):
         if without:
-            what = "prediction time" if column == features.prediction_time else "key"
             raise DataError(
                 f"{without:,} of {count:,} rows that {who} gives have no {what}: {column!r} is null",
                 todo="fill it, or leave these rows out",

@@ -9,8 +9,9 @@ import polars as pl
 
 from airflow_ml_provider.contract.arguments import FeaturesArguments
 from airflow_ml_provider.contract.errors import ConfigError
+from airflow_ml_provider.contract.features import FeatureSet
 from airflow_ml_provider.contract.identity import document_digest
-from airflow_ml_provider.steps import feature_build, feature_definition, leakage, tables
+from airflow_ml_provider.steps import feature_build, feature_definition, functions, leakage, tables
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext
 from airflow_ml_provider.steps.feature_build import Built, Wanted
 from airflow_ml_provider.steps.feature_definition import Roles
@@ -41,27 +42,21 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
             table=done, summary={"rows": done.rows, "already published": f"version {done.version}"}
         )
 
-    target = arguments.publish
     wanted = Wanted(
-        target.partition_by, partitions, labels=arguments.labels, known_at=_moment(arguments.known_at)
+        arguments.publish.partition_by,
+        partitions,
+        labels=arguments.labels,
+        known_at=_moment(arguments.known_at),
     )
     inputs = Inputs({name: _fetched(step, table) for name, table in pinned.items()}, step.scratch)
-    with connect(step.scratch) as connection:
-        say = _Teller(step)
-        built = feature_build.build(features, inputs, wanted, connection, step.scratch / "build", say)
-        if built is None:
-            where = f"{target.partition_by}={partitions.label}" if partitions else "the tables"
-            raise Skipped(f"no rows to build in {where}: {arguments.features} gives none")
-        checked = leakage.check_times(built)
-        say(f"proved that none of {checked.facts:,} facts is newer than its row's prediction time")
-        replayed = 0
-        if features.as_known and wanted.labels:
-            replayed = replay(built, inputs, connection, moments=_REPLAYED_MOMENTS, say=say)
+    built, checked, replayed = _build_and_prove(step, features, inputs, wanted)
     _warn(step, built, checked)
-    Roles.of(features, arguments.features, mark, target.partition_by).write(step.store, target.name)
+    Roles.of(features, arguments.features, mark, wanted.partition_by).write(
+        step.store, arguments.publish.name
+    )
     batches = tables.batches_of(built.published(mark))
     publication = tables.publish(
-        step, target, batches, partitions=partitions, content=content, suite=arguments.suite
+        step, arguments.publish, batches, partitions=partitions, content=content, suite=arguments.suite
     )
     return Outcome(
         table=publication,
@@ -69,6 +64,24 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
         | {f"without_{view}": share for view, share in checked.without_fact.items()},
         summary=_summary(built, checked, replayed, mark),
     )
+
+
+def _build_and_prove(
+    step: StepContext, features: FeatureSet, inputs: Inputs, wanted: Wanted
+) -> tuple[Built, Checked, int]:
+    """The rows, what the proof of times looked at, and how many rows were replayed."""
+    say = _Progress(step)
+    with connect(step.scratch) as connection:
+        built = feature_build.build(features, inputs, wanted, connection, step.scratch / "build", say)
+        if built is None:
+            where = f"{wanted.partition_by}={wanted.partitions.label}" if wanted.partitions else "the tables"
+            raise Skipped(f"no rows to build in {where}: {functions.name_of(features.rows)} gives none")
+        checked = leakage.check_times(built)
+        say(f"proved that none of {checked.facts:,} facts is newer than its row's prediction time")
+        replayed = 0
+        if features.as_known and wanted.labels:
+            replayed = replay(built, inputs, connection, moments=_REPLAYED_MOMENTS, say=say)
+    return built, checked, replayed
 
 
 def _fetched(step: StepContext, table: PinnedTable) -> pl.LazyFrame:
@@ -80,7 +93,7 @@ def _fetched(step: StepContext, table: PinnedTable) -> pl.LazyFrame:
     return pl.scan_parquet(path)
 
 
-class _Teller:
+class _Progress:
     """Progress lines with the seconds since the start."""
 
     def __init__(self, step: StepContext) -> None:
@@ -131,6 +144,4 @@ def _moment(known_at: str) -> datetime | None:
         raise ConfigError(
             f"known_at is {known_at!r}, not a moment", todo='write it as "2013-06-08T08:00:00Z"'
         ) from None
-    return (
-        moment.replace(tzinfo=None) if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
-    )
+    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)

@@ -112,6 +112,7 @@ class _Promotion:
         self.reason = arguments.reason or f"passed {len(verdict.gates)} gates {against}"
         self.ledger = Ledger(step.store, verdict.model.name)
         self._model = f"{verdict.model.name}/{verdict.model.version}"
+        self.candidate = self._candidate()
 
     def entry(self) -> Entry | None:
         """The ledger's entry of this promotion: that of an earlier try, or a new one; None if not needed.
@@ -150,8 +151,7 @@ class _Promotion:
 
     def complete(self, entry: Entry) -> Outcome:
         """Move the alias and tag the version; what is done already stays done."""
-        candidate = self._candidate()
-        versions.point_alias(self.step, candidate, self.alias)
+        versions.point_alias(self.step, self.candidate, self.alias)
         tags = {
             "promoted_at": entry.at,
             "promoted_by": entry.by,
@@ -160,35 +160,34 @@ class _Promotion:
             "verdict_digest": entry.verdict,
             _DONE: str(entry.sequence),
         }
-        versions.tag(self.step, candidate, tags)
-        return self._outcome(candidate, promoted=True, replaced=entry.previous, entry=entry)
+        versions.tag(self.step, self.candidate, tags)
+        return self._outcome(entry)
 
     def nothing_to_do(self) -> Outcome:
         """The version has the alias already, and not from an earlier try of this step."""
-        return self._outcome(self._candidate(), promoted=False, replaced=None, entry=None)
+        return self._outcome(None)
 
-    def _outcome(
-        self, candidate: Registered, *, promoted: bool, replaced: int | None, entry: Entry | None
-    ) -> Outcome:
-        why = f"{self.reason}, by {self.by}" if promoted else f"it is {self.alias} already"
+    def _outcome(self, entry: Entry | None) -> Outcome:
+        replaced = entry.previous if entry else None
+        why = f"{entry.reason}, by {entry.by}" if entry else f"it is {self.alias} already"
         said = {"ledger entry": entry.sequence} if entry else {}
         return Outcome(
-            model=candidate.reference(self.alias),
+            model=self.candidate.reference(self.alias),
             verdict={
-                "promoted": promoted,
+                "promoted": entry is not None,
                 "alias": self.alias,
-                "version": candidate.version,
+                "version": self.candidate.version,
                 "replaced": replaced,
                 "reason": why,
             },
             summary={
-                "promoted": promoted,
-                self.alias: str(candidate),
-                "replaced": "none" if replaced is None else f"{candidate.name}/{replaced}",
+                "promoted": entry is not None,
+                self.alias: str(self.candidate),
+                "replaced": "none" if replaced is None else f"{self.candidate.name}/{replaced}",
                 "why": why,
                 **said,
             },
-            links={"Model": self.step.tracker.model_url(candidate.reference())},
+            links={"Model": self.step.tracker.model_url(self.candidate.reference())},
         )
 
     def _check_fresh(self, now: int | None, entries: list[Entry]) -> None:

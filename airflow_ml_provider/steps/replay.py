@@ -8,6 +8,7 @@ functions run again, and the rows last predicted before the moment are compared,
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,15 +44,16 @@ def replay(
     :raises DataError: a feature comes out different, or a row is missing; names feature, row and values.
     """
     compared = 0
+    key = list(built.rows.inside(built.features.key))
     for number in range(moments):
         at = _moment(built, (2 * number + 1) / (2 * moments))
         expected = _last_rows(built, at)
         folder = inputs.scratch / f"replay-{number}"
         cut = Inputs(_cut(built.features, inputs, at, folder / "tables"), folder / "tables")
-        key = list(built.rows.inside(built.features.key))
         wanted = Wanted(built.wanted.partition_by, built.wanted.partitions, only=expected.select(key))
         again = build(built.features, cut, wanted, connection, folder, lambda _: None)
         _compare(built, expected, again, at)
+        shutil.rmtree(folder)
         compared += expected.height
         say(f"replayed {expected.height} rows as of {at} UTC: the same")
     return compared
@@ -111,12 +113,11 @@ def _compare(built: Built, expected: pl.DataFrame, again: Built | None, at: date
 
 
 def _differ(kind: pl.DataType, one: pl.Expr, other: pl.Expr) -> pl.Expr:
-    if kind.is_float():
-        apart = (one - other).abs() > _TOLERANCE * pl.max_horizontal(one.abs(), other.abs(), 1.0)
-        return (one.is_null() != other.is_null()) | (apart & one.is_finite() & other.is_finite()).fill_null(
-            False
-        )
-    return one.ne_missing(other)
+    differ = one.ne_missing(other)
+    if not kind.is_float():
+        return differ
+    close = (one - other).abs() <= _TOLERANCE * (1 + pl.min_horizontal(one.abs(), other.abs()))
+    return differ & ~close.fill_null(False)
 
 
 def _row(built: Built, rows: pl.DataFrame) -> str:

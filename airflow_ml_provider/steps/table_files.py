@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
 # Rows that wait, as Arrow holds them; a file is made of at most half of them, some ten times smaller.
-BUDGET_BYTES = 128 << 20
+BUDGET_BYTES = 64 << 20
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _MOST_THREADS = 4
 
 
@@ -75,14 +76,17 @@ class PartitionFiles:
         values = batch.column(self._column).dictionary_encode()
         codes = values.indices.fill_null(-1).to_numpy()
         rest = batch.drop_columns(self._column)
-        order = np.argsort(codes, kind="stable")
-        if (np.diff(order) != 1).any():
-            rest = rest.take(pa.array(order))
-        starts = np.flatnonzero(np.diff(codes[order], prepend=-2))
-        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            code = codes[order[start]]
-            value = None if code < 0 else str(values.dictionary[int(code)].as_py())
-            yield value, rest.slice(start, end - start)
+        if (codes == codes[0]).all():
+            parts = [rest]
+            firsts = codes[:1]
+        else:
+            order = np.argsort(codes, kind="stable")
+            ends = np.flatnonzero(np.diff(codes[order], append=-2)) + 1
+            # Taken one by one: a slice of all would keep all in memory until its last partition is written.
+            parts = [rest.take(pa.array(rows)) for rows in np.split(order, ends[:-1])]
+            firsts = codes[order[ends - 1]]
+        for code, rows in zip(firsts.tolist(), parts, strict=True):
+            yield None if code < 0 else str(values.dictionary[code].as_py()), rows
 
     def _start(self, value: str | None) -> None:
         if len(self._writing) >= self._threads:
@@ -96,9 +100,9 @@ class PartitionFiles:
         pq.write_table(rows, sink, compression="zstd", compression_level=1, store_schema=False)
         content = sink.getvalue().to_pybytes()
         name = f"part-{uuid.uuid4()}.zstd.parquet"
-        # Folders are for people; Delta has the values in its log. Characters that paths escape stay out.
-        plain = value is not None and value.replace("-", "").replace("_", "").isalnum() and value.isascii()
-        path = f"{self._column}={value}/{name}" if plain else name
+        # The layout of Hive, by which some readers tell the partition.
+        folder = _NO_VALUE if value is None else quote(value, safe="")
+        path = f"{self._column}={folder}/{name}" if self._column else name
         self._put(path, content)
         partition = {self._column: value} if self._column else {}
         return AddAction(

@@ -73,6 +73,14 @@ def test_a_null_prediction_time_is_refused(shop: Shop) -> None:
     assert "2 of 6 rows that shop:to_predict gives have no prediction time: 'ordered_at' is null" in message
 
 
+def test_a_null_partition_is_refused(shop: Shop) -> None:
+    rows = orders().with_columns(day=pl.when(pl.col("order_id") > 2).then("ds"))
+    shop.put("orders", rows)
+    publish = {"name": "rows", "partition_by": "day"}
+    message = failure(shop.build(labels=False, partitions="", publish=publish), "data").message
+    assert "2 of 6 rows that shop:to_predict gives have no partition: 'day' is null" in message
+
+
 def test_a_label_column_that_is_all_null_is_refused(shop: Shop) -> None:
     shop.put("returns", returns().with_columns(returned=pl.lit(None, pl.Boolean)))
     message = failure(shop.build(), "data").message

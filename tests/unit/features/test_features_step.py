@@ -14,6 +14,7 @@ import pytest
 from shop_tables import Shop, orders, returns, visits
 
 from airflow_ml_provider.contract.documents import Code, StepResult, StepSpec, read_spec
+from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.partitions import parse_partitions
 from airflow_ml_provider.contract.store import local_path
 from airflow_ml_provider.steps.context import StepContext
@@ -120,7 +121,7 @@ def test_a_retry_finds_what_was_published_and_publishes_nothing(shop: Shop) -> N
 def test_a_partition_without_rows_is_skipped_and_says_so(shop: Shop) -> None:
     result = shop.build(partitions="2013-07-01")
     assert result.status == "skipped"
-    assert result.reason == "no rows to build in ds=2013-07-01: shop:RETURNS gives none"
+    assert result.reason == "no rows to build in ds=2013-07-01: shop:to_predict gives none"
 
 
 def test_facts_without_a_time_are_not_used_and_are_counted_in_a_warning(shop: Shop) -> None:
@@ -212,14 +213,14 @@ def test_rows_of_two_definitions_in_one_table_are_refused_by_name(shop: Shop) ->
     succeeded(shop.build(labels=False))
     shop.code("\n    # another thought\n")
     succeeded(shop.build(labels=False, partitions="2013-06-02"))
-    with pytest.raises(Exception, match=r"has rows of 2 feature definitions: \w{12} \(\d rows\), \w{12}"):
+    with pytest.raises(DataError, match=r"has rows of 2 feature definitions: \w{12} \(\d rows\), \w{12}"):
         open_rows(shop)
     assert open_rows(shop, "2013-06-02").rows == 2
 
 
 def test_a_table_that_no_features_step_published_is_refused(shop: Shop) -> None:
     with pytest.raises(
-        Exception, match="'orders' is not a table of feature rows: it has no column 'feature_hash'"
+        DataError, match="'orders' is not a table of feature rows: it has no column 'feature_hash'"
     ):
         open_rows(shop, table="orders")
 

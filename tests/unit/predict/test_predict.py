@@ -1,0 +1,281 @@
+"""Predict, with a real MLflow: what is published, what is left alone, and what is refused."""
+
+from __future__ import annotations
+
+import random
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+from model_world import FEATURE_HASH, World, feature_rows, start
+
+from airflow_ml_provider.contract.store import Store
+
+DAY = "2013-01-02"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> World:
+    """Champion of ``delays`` is version 1, linear; version 2 is boosted. Rows to predict have no labels."""
+    world = World.at(tmp_path_factory.mktemp("predict"), mlflow_uri)
+    world.publish(feature_rows())
+    world.train("delays", "linear")
+    world.train("delays", "boosted")
+    world.client.set_registered_model_alias("delays", "champion", "1")
+    world.publish(feature_rows(labels=False), table="fresh")
+    return world
+
+
+def prediction(publish: str, partitions: str = "", version: int | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "model": {"name": "delays", "version": version},
+        "table": {"name": "fresh"},
+        "publish": {"name": publish},
+        "partitions": partitions,
+        **more,
+    }
+
+
+def without_time(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.drop("predicted_at").sort("ds", "flight_id")
+
+
+def test_predictions_say_for_what_by_which_model_and_when(world: World) -> None:
+    before = datetime.now(UTC)
+    result = world.done("predict", prediction("said", DAY))
+    rows = world.table("said")
+    run_id = world.client.get_model_version("delays", "1").run_id
+    assert rows.schema == {
+        "flight_id": pl.Int64,
+        "ds": pl.String,
+        "predict_at": pl.Datetime("us", "UTC"),
+        "score": pl.Float64,
+        "model_name": pl.String,
+        "model_version": pl.Int64,
+        "model_run_id": pl.String,
+        "feature_hash": pl.String,
+        "predicted_at": pl.Datetime("us", "UTC"),
+    }
+    assert rows.height == result.table.rows == result.metrics["rows"] == 200
+    assert rows["ds"].unique().to_list() == [DAY]
+    wanted = world.table("fresh").filter(pl.col("ds") == DAY)["flight_id"]
+    assert sorted(rows["flight_id"]) == sorted(wanted)
+    said = rows.select("model_name", "model_version", "model_run_id", "feature_hash").unique()
+    assert said.rows() == [("delays", 1, run_id, FEATURE_HASH)]
+    assert before <= rows["predicted_at"].min() <= datetime.now(UTC)
+    assert rows["score"].is_between(0, 1).all()
+    assert result.metrics["mean_score"] == pytest.approx(rows["score"].mean())
+    assert result.summary["model"] == "delays/1"
+    assert result.links["Model"].endswith("#/models/delays/versions/1")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_scores_are_those_of_the_model_whatever_the_size_of_a_batch(world: World, version: int) -> None:
+    import mlflow
+
+    scored = []
+    for rows in (7, 100_000):
+        world.done("predict", prediction(f"by_{rows}_{version}", version=version, batch_rows=rows))
+        scored.append(world.table(f"by_{rows}_{version}").sort("flight_id")["score"])
+    assert scored[0].to_list() == pytest.approx(scored[1].to_list(), abs=1e-12)
+    # MLflow's own way of using the model agrees.
+    mlflow.set_tracking_uri(world.mlflow)
+    given = world.table("fresh").sort("flight_id").with_columns(pl.col("night").cast(pl.Float64)).to_pandas()
+    if version == 2:
+        given["origin"] = given["origin"].astype("category")
+        expected = mlflow.lightgbm.load_model("models:/delays/2").predict(
+            given[["distance", "night", "weather__temp", "origin"]]
+        )
+    else:
+        expected = mlflow.pyfunc.load_model("models:/delays/1").predict(given)[:, 1]
+    assert scored[1].to_list() == pytest.approx(list(expected), abs=1e-12)
+
+
+def test_a_partition_is_replaced_and_the_others_are_left_alone(world: World) -> None:
+    world.done("predict", prediction("replaced"))
+    before = world.table("replaced")
+    result = world.done("predict", prediction("replaced", DAY, version=2))
+    after = world.table("replaced")
+    assert result.table.rows == 200
+    others = pl.col("ds") != DAY
+    assert after.filter(others).sort("flight_id").equals(before.filter(others).sort("flight_id"))
+    assert after.filter(~others)["model_version"].unique().to_list() == [2]
+    assert after.height == before.height == 800
+
+
+def test_the_same_prediction_again_publishes_nothing(world: World) -> None:
+    first = world.done("predict", prediction("again", DAY))
+    before = world.table("again")
+    second = world.done(
+        "predict", prediction("again", DAY), step_key="another step", fingerprint=first.fingerprint
+    )
+    assert second.table.version == first.table.version
+    assert (first.table.changed, second.table.changed) == (True, False)
+    assert world.table("again").equals(before)
+    assert second.metrics == first.metrics
+
+
+def test_the_same_spec_by_hand_predicts_again_once_the_alias_has_moved(world: World) -> None:
+    world.done("predict", prediction("followed", DAY))
+    world.client.set_registered_model_alias("delays", "champion", "2")
+    try:
+        world.done("predict", prediction("followed", DAY))
+    finally:
+        world.client.set_registered_model_alias("delays", "champion", "1")
+    assert world.table("followed")["model_version"].unique().to_list() == [2]
+
+
+def test_a_day_without_rows_is_skipped_with_the_reason(world: World) -> None:
+    result = world.run("predict", prediction("skipped", "2014-01-01"))
+    assert result.status == "skipped"
+    assert (
+        result.reason == "there are no rows to predict in partitions 2014-01-01 of table 'fresh', version 0"
+    )
+    assert not (world.folder_of("").parent / "tables/skipped").exists()
+
+
+def test_a_type_of_the_user_is_found_where_the_users_code_is(world: World) -> None:
+    import sys
+
+    world.write(
+        "halving",
+        """
+        import numpy as np
+        import polars as pl
+        from sklearn.base import BaseEstimator, TransformerMixin
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        class Half(TransformerMixin, BaseEstimator):
+            def fit(self, X, y=None):
+                self.feature_names_in_ = np.array(X.columns, dtype=object)
+                return self
+            def transform(self, X):
+                return X / 2
+
+        def train(rows: pl.DataFrame, label):
+            model = make_pipeline(Half(), LogisticRegression())
+            return model.fit(rows.select("distance").to_pandas(), rows[label])
+        """,
+    )
+    world.train("halved", "halving:train", arguments={"trusted_types": ["halving.Half"]})
+    del sys.modules["halving"]
+    sys.path.remove(str(world.code))
+    model = {"name": "halved", "version": 1}
+    assert world.done("predict", prediction("halves", model=model)).metrics["rows"] == 800
+
+
+def refused(world: World, arguments: dict[str, Any]) -> tuple[str, str]:
+    failure = world.run("predict", arguments).failure
+    assert failure is not None
+    table = Store(world.store).table_uri(arguments["publish"]["name"])
+    assert not DeltaTable.is_deltatable(table)
+    return failure.kind, failure.message
+
+
+def test_without_a_champion_it_says_what_to_do(world: World) -> None:
+    kind, message = refused(world, prediction("never", model={"name": "nobody"}))
+    assert kind == "data"
+    assert f"there is no model nobody@champion in MLflow at {world.mlflow}" in message
+    assert "run the training DAG" in message
+
+
+def test_rows_of_another_feature_definition_are_refused(world: World) -> None:
+    world.publish(feature_rows(labels=False), table="others", feature_hash="beef" * 16)
+    kind, message = refused(world, prediction("never", table={"name": "others"}))
+    assert kind == "data"
+    assert "'others' were built by the feature definition beefbeefbeef" in message
+    assert "delays/1 was trained on f00df00df00d" in message
+    assert "train and promote a version on rows of the new one" in message
+
+
+def test_a_feature_that_has_changed_its_type_is_refused(world: World) -> None:
+    world.publish(
+        feature_rows(labels=False).with_columns(origin=pl.lit(1), distance=pl.lit("far")), table="typed"
+    )
+    kind, message = refused(world, prediction("never", table={"name": "typed"}))
+    assert kind == "data"
+    assert "distance (text now), origin (number now)" in message
+
+
+def test_scores_that_are_no_numbers_publish_nothing(world: World) -> None:
+    world.write(
+        "nan_later",
+        """
+        import polars as pl
+        from sklearn.preprocessing import FunctionTransformer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        def far_is_nan(X):
+            return X.where(X < 2_000, 1e308) * 10
+
+        def train(rows: pl.DataFrame, label):
+            near = rows.filter(pl.col("distance") < 2_000)
+            model = make_pipeline(FunctionTransformer(far_is_nan, feature_names_out="one-to-one"), LogisticRegression())
+            return model.fit(near.select("distance").to_pandas(), near[label])
+        """,
+    )
+    near = feature_rows().filter(pl.col("distance") < 2_000)
+    world.publish(near, table="near")
+    trusted = {"trusted_types": ["nan_later.far_is_nan"], "table": {"name": "near"}}
+    world.train("nan", "nan_later:train", arguments=trusted)
+    kind, message = refused(world, prediction("never", model={"name": "nan", "version": 1}))
+    assert kind in ("data", "user")
+    assert "infinity" in message or "no probabilities" in message
+
+
+def test_a_failure_halfway_leaves_the_table_as_it_was(world: World) -> None:
+    world.done("predict", prediction("halfway"))
+    before = world.table("halfway")
+    broken = feature_rows(labels=False).with_columns(
+        night=pl.when(pl.col("ds") == "2013-01-03")
+        .then(pl.lit(float("inf")))
+        .otherwise(pl.col("night").cast(float))
+    )
+    world.publish(broken, table="broken")
+    failure = world.run("predict", prediction("halfway", table={"name": "broken"}, batch_rows=50)).failure
+    assert failure is not None
+    assert "could not score rows" in failure.message
+    assert world.table("halfway").equals(before)
+
+
+def test_killed_anywhere_and_tried_again_the_table_is_that_of_an_undisturbed_run(
+    world: World, tmp_path: Path
+) -> None:
+    world.publish(feature_rows(days=4, rows_a_day=5_000, labels=False), table="many")
+    before = prediction("killed", table={"name": "many"}, batch_rows=100)
+    undisturbed = world.done(
+        "predict", {**before, "publish": {"name": "undisturbed"}}, step_key="undisturbed"
+    )
+    started = time.monotonic()
+    process = start(
+        world.spec("predict", {**before, "model": {"name": "delays", "version": 2}}, step_key="old"), tmp_path
+    )
+    process.join()
+    takes = time.monotonic() - started
+    old = without_time(world.table("killed"))
+    assert old["model_version"].unique().to_list() == [2]
+
+    spec = world.spec("predict", before, step_key="killed", fingerprint="f")
+    new = without_time(world.table("undisturbed"))
+    chance = random.Random(5)
+    kills = 0
+    for _ in range(8):
+        process = start(spec, tmp_path)
+        process.join(timeout=chance.uniform(0.1, takes))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+        now = without_time(world.table("killed"))
+        assert now.equals(old) or now.equals(new)
+    assert kills
+    process = start(spec, tmp_path)
+    process.join()
+    assert process.exitcode == 0
+    assert without_time(world.table("killed")).equals(new)
+    assert new.height == undisturbed.table.rows == 20_000
