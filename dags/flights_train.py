@@ -48,7 +48,7 @@ with DAG(
         "num_leaves": Param(63, type="integer", minimum=2, maximum=1024, title="Leaves per tree"),
         "rounds": Param(300, type="integer", minimum=1, maximum=5000, title="Boosting rounds"),
     },
-    render_template_as_native_obj=True,  # numbers stay numbers in params=
+    render_template_as_native_obj=True,  # numbers stay numbers in hyperparameters=
     default_args={"retries": 2},
     doc_md=__doc__,
     tags=["flights", "ml"],

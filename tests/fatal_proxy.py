@@ -1,4 +1,4 @@
-"""A proxy before MLflow that kills the client at a chosen request, before MLflow sees it or after it answered."""
+"""A proxy before MLflow that kills its client at a chosen request: before it is sent on, or once answered."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Which user code a step runs: the files its function can reach, and their digest.
 
 Found by reading, never by importing: the control plane calls this too. A file counts when the entry
-module imports it, directly or not, and it lies in the same top-level package or module; so editing another
-file of the DAG repository changes nothing.
+module imports it, directly or not, and it lies below a code root; so editing another file of the DAG
+repository changes nothing, and an installed library counts by its version, not here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def find_module(module: str, roots: Iterable[str]) -> Path | None:
 
 
 def reachable_files(modules: Iterable[str], roots: Iterable[str]) -> dict[str, Path]:
-    """Module name to file, for the entry modules and all they import of their own top-level package.
+    """Module name to file, for the entry modules and all they import from below the roots.
 
     :raises UserCodeError: an entry module is not below any root.
     """
@@ -44,10 +44,9 @@ def reachable_files(modules: Iterable[str], roots: Iterable[str]) -> dict[str, P
     found: dict[str, Path] = {}
     waiting = list(dict.fromkeys(modules))
     entries = set(waiting)
-    own = {module.partition(".")[0] for module in waiting}
     while waiting:
         module = waiting.pop()
-        if module in found or module.partition(".")[0] not in own:
+        if module in found:
             continue
         path = find_module(module, roots)
         if path is None:

@@ -51,6 +51,9 @@ class StepContext:
         self.store = Store(spec.store)
         self.log = log
         self.warnings: list[str] = []
+        # What an audit of the rows to be published found; part of the result, and so of the asset's event.
+        self.audit_verdict: dict[str, Any] | None = None
+        self.audit_links: dict[str, str] = {}
 
     @property
     def key(self) -> str:

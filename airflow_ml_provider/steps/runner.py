@@ -107,8 +107,9 @@ def _attempt(spec: StepSpec) -> StepResult:
         outcome: Outcome = verb.run(step, arguments)
         return StepResult(
             spec.verb, spec.step_key, spec.fingerprint, "success", table=outcome.table, tables=outcome.tables,
-            model=outcome.model, verdict=outcome.verdict, metrics=outcome.metrics, summary=outcome.summary,
-            links=outcome.links, warnings=tuple(step.warnings), mlflow_run_id=outcome.mlflow_run_id,
+            model=outcome.model, verdict=outcome.verdict or step.audit_verdict, metrics=outcome.metrics,
+            summary=outcome.summary, links={**step.audit_links, **outcome.links},
+            warnings=tuple(step.warnings), mlflow_run_id=outcome.mlflow_run_id,
         )  # fmt: skip
     except Skipped as reason:
         return StepResult(spec.verb, spec.step_key, spec.fingerprint, "skipped", reason=str(reason))

@@ -111,6 +111,7 @@ def audit(step: StepContext, suite: str, target: Table, aside: str) -> None:
             f"Data Docs: {links['Data Docs']}",
             todo="correct the source and run the step again, or change the suite",
         )
+    step.audit_verdict, step.audit_links = verdict, links
     step.log.info("audited %s rows of %s: %s", f"{rows:,}", target.name, _headline(verdict))
 
 

@@ -39,6 +39,14 @@ def test_editing_a_reachable_file_changes_the_digest_and_any_other_does_not(root
     assert code_digest(["flights.features"], [str(root)]) != before
 
 
+def test_a_module_beside_the_entry_module_counts_when_it_is_imported(root: Path) -> None:
+    (root / "mine.py").write_text("import helpers\n")
+    (root / "helpers.py").write_text("X = 1\n")
+    before = code_digest(["mine"], [str(root)])
+    (root / "helpers.py").write_text("X = 2\n")
+    assert code_digest(["mine"], [str(root)]) != before
+
+
 def test_line_ends_do_not_change_the_digest(root: Path) -> None:
     before = code_digest(["flights.features"], [str(root)])
     path = root / "flights" / "rates.py"

@@ -107,7 +107,11 @@ def test_a_model_of_january_to_april_reaches_an_honest_auc_of_0_75_in_may_and_ju
     settings = {"objective": "binary", "num_leaves": 63, "learning_rate": 0.06, "verbose": -1, "seed": 1,
                 "deterministic": True, "force_row_wise": True}  # fmt: skip
     model = lightgbm.train(settings, lightgbm.Dataset(*of("01", "02", "03", "04")), num_boost_round=100)
-    aucs = {name: roc_auc_score(late, model.predict(x)) for name in ("05", "06") for x, late in [of(name)]}
+    aucs = {
+        name: roc_auc_score(late, model.predict(x, num_threads=1))
+        for name in ("05", "06")
+        for x, late in [of(name)]
+    }
     assert min(aucs.values()) >= 0.76, aucs
     assert max(aucs.values()) < 0.80, f"too good to be honest: {aucs}"
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import random
+import shutil
+import signal
+import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ import pytest
 from deltalake import DeltaTable
 from model_world import FEATURE_HASH, World, feature_rows, start
 
-from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.contract.documents import StepSpec
+from airflow_ml_provider.contract.store import Store, local_path
 
 DAY = "2013-01-02"
 
@@ -202,33 +206,6 @@ def test_a_feature_that_has_changed_its_type_is_refused(world: World) -> None:
     assert "distance (text now), origin (number now)" in message
 
 
-def test_scores_that_are_no_numbers_publish_nothing(world: World) -> None:
-    world.write(
-        "nan_later",
-        """
-        import polars as pl
-        from sklearn.preprocessing import FunctionTransformer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
-        def far_is_nan(X):
-            return X.where(X < 2_000, 1e308) * 10
-
-        def train(rows: pl.DataFrame, label):
-            near = rows.filter(pl.col("distance") < 2_000)
-            model = make_pipeline(FunctionTransformer(far_is_nan, feature_names_out="one-to-one"), LogisticRegression())
-            return model.fit(near.select("distance").to_pandas(), near[label])
-        """,
-    )
-    near = feature_rows().filter(pl.col("distance") < 2_000)
-    world.publish(near, table="near")
-    trusted = {"trusted_types": ["nan_later.far_is_nan"], "table": {"name": "near"}}
-    world.train("nan", "nan_later:train", arguments=trusted)
-    kind, message = refused(world, prediction("never", model={"name": "nan", "version": 1}))
-    assert kind in ("data", "user")
-    assert "infinity" in message or "no probabilities" in message
-
-
 def test_a_failure_halfway_leaves_the_table_as_it_was(world: World) -> None:
     world.done("predict", prediction("halfway"))
     before = world.table("halfway")
@@ -244,38 +221,51 @@ def test_a_failure_halfway_leaves_the_table_as_it_was(world: World) -> None:
     assert world.table("halfway").equals(before)
 
 
+def kill_when(happened: Callable[[], bool], spec: StepSpec, folder: Path) -> bool:
+    """Start a step and kill it as soon as something has happened; whether it was still running."""
+    process = start(spec, folder)
+    while process.is_alive() and not happened():
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
 def test_killed_anywhere_and_tried_again_the_table_is_that_of_an_undisturbed_run(
     world: World, tmp_path: Path
 ) -> None:
-    world.publish(feature_rows(days=4, rows_a_day=5_000, labels=False), table="many")
-    before = prediction("killed", table={"name": "many"}, batch_rows=100)
-    undisturbed = world.done(
-        "predict", {**before, "publish": {"name": "undisturbed"}}, step_key="undisturbed"
-    )
-    started = time.monotonic()
-    process = start(
-        world.spec("predict", {**before, "model": {"name": "delays", "version": 2}}, step_key="old"), tmp_path
-    )
-    process.join()
-    takes = time.monotonic() - started
-    old = without_time(world.table("killed"))
-    assert old["model_version"].unique().to_list() == [2]
-
-    spec = world.spec("predict", before, step_key="killed", fingerprint="f")
+    world.publish(feature_rows(days=4, rows_a_day=2_000, labels=False), table="many")
+    arguments = prediction("killed", table={"name": "many"}, batch_rows=20)
+    undisturbed = world.done("predict", {**arguments, "publish": {"name": "undisturbed"}})
+    assert undisturbed.table.rows == 8_000
     new = without_time(world.table("undisturbed"))
-    chance = random.Random(5)
-    kills = 0
-    for _ in range(8):
-        process = start(spec, tmp_path)
-        process.join(timeout=chance.uniform(0.1, takes))
-        kills += process.is_alive()
-        process.kill()
-        process.join()
+    world.done("predict", {**arguments, "model": {"name": "delays", "version": 2}})
+    old = without_time(world.table("killed"))
+
+    folder = local_path(Store(world.store).table_uri("killed"))
+    spec = world.spec("predict", arguments, step_key="killed", fingerprint="f")
+    scratch = f"{spec.step_key}-*"
+    known = {path for path in folder.rglob("*") if path.is_file()}
+
+    def new_files(pattern: str) -> bool:
+        return any(path not in known for path in folder.glob(pattern) if path.is_file())
+
+    moments: dict[str, Callable[[], bool]] = {
+        "it has begun": lambda: any(Path(tempfile.gettempdir()).glob(scratch)),
+        "it has the model": lambda: any(Path(tempfile.gettempdir()).glob(f"{scratch}/1/model/MLmodel")),
+        "it writes rows": lambda: new_files("ds=*/*"),
+        "it has committed": lambda: new_files("_delta_log/*.json"),
+    }
+    for moment, happened in moments.items():
+        assert kill_when(happened, spec, tmp_path), moment
         now = without_time(world.table("killed"))
-        assert now.equals(old) or now.equals(new)
-    assert kills
+        assert now.equals(new if moment == "it has committed" else old), moment
+        known |= {path for path in folder.glob("ds=*/*") if path.is_file()}
+        for left in Path(tempfile.gettempdir()).glob(scratch):
+            shutil.rmtree(left)
+    committed = DeltaTable(folder).version()
     process = start(spec, tmp_path)
     process.join()
     assert process.exitcode == 0
     assert without_time(world.table("killed")).equals(new)
-    assert new.height == undisturbed.table.rows == 20_000
+    assert DeltaTable(folder).version() == committed

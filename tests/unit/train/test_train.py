@@ -9,7 +9,6 @@ from pathlib import Path
 
 import mlflow
 import mlflow.pyfunc
-import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -352,34 +351,6 @@ def test_a_tracking_server_that_does_not_answer_is_named_and_worth_a_retry(
     assert result.failure.kind == "transient"
     assert "MLflow at http://127.0.0.1:9 is not reachable" in result.failure.message
     assert "check that the server runs" in result.failure.message
-
-
-def test_equal_lightgbm_models_have_equal_digests_and_a_changed_file_has_not(tmp_path: Path) -> None:
-    import lightgbm
-
-    from airflow_ml_provider.steps import models
-
-    rows = pl.DataFrame({"x": np.linspace(0, 1, 200)})
-    inputs = models.Inputs.of(["x"], rows.schema)
-    booster = lightgbm.train(
-        {"objective": "binary", "verbose": -1},
-        lightgbm.Dataset(rows.to_pandas(), rows["x"].to_numpy() > 0.4),
-        3,
-    )
-    saved = [models.save(booster, tmp_path / name, inputs, example=rows.head(2)) for name in ("a", "b")]
-    assert (tmp_path / "a/MLmodel").read_text() != (tmp_path / "b/MLmodel").read_text()
-    assert saved[0].digest == saved[1].digest
-    for name in ("model.lgb", "MLmodel", "new.txt"):
-        path = tmp_path / "b" / name
-        before = path.read_bytes() if path.exists() else None
-        changed = b"new" if before is None else before.replace(b"binary", b"Binary").replace(b"x", b"y")
-        path.write_bytes(changed)
-        assert models.artifact_digest(tmp_path / "b") != saved[1].digest, name
-        if before is None:
-            path.unlink()
-        else:
-            path.write_bytes(before)
-    assert models.artifact_digest(tmp_path / "b") == saved[1].digest
 
 
 def test_a_model_name_may_have_blanks_and_quotes(world: World) -> None:
