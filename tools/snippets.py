@@ -17,7 +17,7 @@ import textwrap
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_BLOCK = re.compile(r"(<!-- snippet: (?P<source>\S+) -->\n```(?P<kind>\w+)\n)(?P<code>.*?)(\n```)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- snippet: (?P<source>\S+) -->\n```\w+\n)(?P<code>(?:(?!```).*\n)*)```")
 
 
 def cut(source: str) -> str:
@@ -42,7 +42,7 @@ def cut(source: str) -> str:
 
 def rewrite(page: str) -> str:
     """A page with all its snippets cut anew."""
-    return _BLOCK.sub(lambda found: found[1] + cut(found["source"]).replace("\\", "\\") + found[5], page)
+    return _BLOCK.sub(lambda found: f"{found[1]}{cut(found['source'])}\n```", page)
 
 
 def pages() -> list[Path]:

@@ -63,7 +63,7 @@ class TrainArguments(Arguments, frozen=True, kw_only=True):
     model: Model
     partitions: str = ""
     params: dict[str, Any] = {}
-    # Types ("package.module.Class") that a scikit-learn model may hold beside scikit-learn's, NumPy's and SciPy's.
+    # Types ("package.module.Class") that a model may hold beside scikit-learn's, NumPy's, SciPy's.
     trusted_types: tuple[str, ...] = ()
 
 

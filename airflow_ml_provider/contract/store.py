@@ -20,10 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from airflow_ml_provider.contract.errors import ConfigError, TransientError
+from airflow_ml_provider.contract.errors import ConfigError, MLError, TransientError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+# As operating systems and object stores put it.
+_NEEDS_A_PERSON = (
+    "permission", "not permitted", "denied", "forbidden", "read-only file system", "not a directory",
+)  # fmt: skip
 
 
 def is_local(uri: str) -> bool:
@@ -178,16 +183,24 @@ class Store:
                 newest = max(newest or 0, int(name[:-5]))
         return newest
 
-    def _failure(self, doing: str, path: str, error: Exception) -> Exception:
-        where = join(self.uri, path) if path else self.uri
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if (
-            isinstance(error, PermissionError)
-            or "permission" in str(error).lower()
-            or "denied" in str(error).lower()
-        ):
-            return ConfigError(
-                f"the store refuses to {doing} {where}: {said}",
-                todo="give the identity this step runs as read and write access to the store",
-            )
-        return TransientError(f"could not {doing} {where}: {type(error).__name__}: {said}")
+    def _failure(self, doing: str, path: str, error: Exception) -> MLError:
+        if isinstance(error, MLError):
+            return error
+        return storage_failure(doing, join(self.uri, path) if path else self.uri, error)
+
+
+def storage_failure(doing: str, where: str, error: BaseException) -> MLError:
+    """What an error of a storage means: what needs a person, by what it says; all else is worth a retry."""
+    whole = str(error).strip() or type(error).__name__
+    said, low = whole.splitlines()[0], whole.lower()
+    if "nosuchbucket" in low:
+        return ConfigError(
+            f"could not {doing} {where}: there is no such bucket",
+            todo="create the bucket, or correct [ml] store",
+        )
+    if isinstance(error, PermissionError) or any(word in low for word in _NEEDS_A_PERSON):
+        return ConfigError(
+            f"the store refuses to {doing} {where}: {said}",
+            todo="give the identity this step runs as read and write access to the store",
+        )
+    return TransientError(f"could not {doing} {where}: {type(error).__name__}: {said}")

@@ -14,10 +14,10 @@ from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Trans
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError, TransientError
+from airflow_ml_provider.contract.errors import ConfigError, DataError, TransientError
 from airflow_ml_provider.contract.identity import digest
 from airflow_ml_provider.contract.partitions import Partitions
-from airflow_ml_provider.contract.store import Store, is_local
+from airflow_ml_provider.contract.store import Store, storage_failure
 from airflow_ml_provider.contract.tables import Table
 
 if TYPE_CHECKING:
@@ -34,18 +34,6 @@ def storage_options(uri: str) -> dict[str, str]:
     return {"aws_conditional_put": "etag"} if uri.startswith("s3") else {}
 
 
-def storage_failure(doing: str, uri: str, error: BaseException) -> MLError:
-    """What an error of the storage means: no permission needs a person, all else is worth a retry."""
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if any(word in str(error).lower() for word in ("permission", "denied", "forbidden")):
-        where = "folder" if is_local(uri) else "bucket"
-        return ConfigError(
-            f"the store refuses to {doing} at {uri}: {said}",
-            todo=f"give the identity this step runs as read and write access to the {where}",
-        )
-    return TransientError(f"could not {doing} at {uri}: {said}")
-
-
 def find_table(name: str, uri: str) -> DeltaTable | None:
     """The table at its newest version; None if there is none."""
     try:
@@ -53,7 +41,7 @@ def find_table(name: str, uri: str) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
-        raise storage_failure(f"open table {name!r}", uri, error) from error
+        raise storage_failure(f"open table {name!r} at", uri, error) from error
 
 
 def find_or_create(target: Table, uri: str, schema: Schema) -> DeltaTable:
@@ -77,7 +65,7 @@ def find_or_create(target: Table, uri: str, schema: Schema) -> DeltaTable:
     except (DeltaError, OSError) as error:
         if found := find_table(target.name, uri):
             return found
-        raise storage_failure(f"create table {target.name!r}", uri, error) from error
+        raise storage_failure(f"create table {target.name!r} at", uri, error) from error
 
 
 def delta_schema(target: Table, rows: pa.Schema) -> Schema:
@@ -106,7 +94,7 @@ def delta_schema(target: Table, rows: pa.Schema) -> Schema:
     return Schema.from_arrow(rows)
 
 
-def fit(target: Table, delta: DeltaTable, schema: Schema, *, whole: bool) -> None:
+def fit(target: Table, table: DeltaTable, schema: Schema, *, whole: bool) -> None:
     """Make a table ready for rows of this schema, without touching any of its own.
 
     A new column is added to the table. A publication of the whole table may have any columns.
@@ -114,30 +102,32 @@ def fit(target: Table, delta: DeltaTable, schema: Schema, *, whole: bool) -> Non
     :raises DataError: a column has another type in the table.
     :raises ConfigError: the table is partitioned otherwise.
     """
-    there = {field.name: field.type for field in delta.schema().fields}
-    partition_by = delta.metadata().partition_columns
+    there = {field.name: field.type for field in table.schema().fields}
+    partition_by = table.metadata().partition_columns
     if partition_by != _partition_by(target):
         raise ConfigError(
             f"table {target.name!r} is partitioned by {', '.join(partition_by) or 'nothing'}, "
             f"and was to be published partitioned by {target.partition_by or 'nothing'}",
             todo="declare it as it is, or publish under another name",
         )
-    naive = any(str(getattr(field.type, "type", "")) == "timestamp_ntz" for field in schema.fields)
-    if naive and _NAIVE_TIMESTAMPS not in (delta.protocol().writer_features or ()):
-        delta.alter.add_feature(TableFeatures.TimestampWithoutTimezone, True)
-    if whole:
-        return
-    for field in schema.fields:
-        if field.name in there and there[field.name] != field.type:
-            raise DataError(
-                f"the rows do not fit table {target.name!r}: column {field.name!r} is "
-                f"{_type_name(field.type)} in the rows and {_type_name(there[field.name])} in the table",
-                kept="the table is as it was",
-                todo="make the rows' type the table's, or publish under another table name",
-            )
+    if not whole:
+        for field in schema.fields:
+            if field.name in there and there[field.name] != field.type:
+                raise DataError(
+                    f"the rows do not fit table {target.name!r}: column {field.name!r} is "
+                    f"{_type_name(field.type)} in the rows and {_type_name(there[field.name])} in the table",
+                    kept="the table is as it was",
+                    todo="make the rows' type the table's, or publish under another table name",
+                )
+    naive = any(_type_name(field.type) == "timestamp_ntz" for field in schema.fields)
     new = [field for field in schema.fields if field.name not in there]
-    if new:
-        delta.alter.add_columns(new)
+    try:
+        if naive and _NAIVE_TIMESTAMPS not in (table.protocol().writer_features or ()):
+            table.alter.add_feature(TableFeatures.TimestampWithoutTimezone, True)
+        if new and not whole:
+            table.alter.add_columns(new)
+    except (DeltaError, OSError) as error:
+        raise storage_failure(f"add columns to table {target.name!r} at", table.table_uri, error) from error
 
 
 def replace(
@@ -186,7 +176,7 @@ def replace(
             table = newer
             time.sleep(random.uniform(0.02, 0.2))
         except (DeltaError, OSError) as error:
-            raise storage_failure(f"write table {target.name!r}", table.table_uri, error) from error
+            raise storage_failure(f"write table {target.name!r} at", table.table_uri, error) from error
 
 
 def applications(partitions: Partitions | None) -> list[str]:
@@ -194,12 +184,12 @@ def applications(partitions: Partitions | None) -> list[str]:
     return [f"partition:{value}" for value in partitions.values] if partitions else [f"table:{WHOLE_TABLE}"]
 
 
-def mark_of(delta: DeltaTable, partitions: Partitions | None, content: str) -> int:
+def mark_of(table: DeltaTable, partitions: Partitions | None, content: str) -> int:
     """The content digest as the 63-bit number that a Delta transaction can hold.
 
     A partition's number depends on the last publication of the whole table too, which replaced it.
     """
-    whole = "" if partitions is None else str(delta.transaction_version(f"table:{WHOLE_TABLE}"))
+    whole = "" if partitions is None else str(table.transaction_version(f"table:{WHOLE_TABLE}"))
     return int(digest(content, whole)[:15], 16)
 
 
@@ -241,7 +231,7 @@ def _commit(
         RemoveAction(unquote(path), True, now, size, {str(target.partition_by): value})
         for path, (size, value) in _files_of(table, target, partitions).items()
     ]
-    actions = [*files, *removed]
+    actions: list[AddAction | RemoveAction] = [*files, *removed]
     table.create_write_transaction(actions, "append", table.schema(), by, commit_properties=properties)
 
 

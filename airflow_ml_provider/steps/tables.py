@@ -20,7 +20,7 @@ from deltalake.transaction import AddAction
 from airflow_ml_provider.contract.documents import Publication
 from airflow_ml_provider.contract.errors import ConfigError, DataError, TransientError
 from airflow_ml_provider.contract.partitions import Partitions
-from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.contract.store import Store, storage_failure
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import delta
 from airflow_ml_provider.steps.table_files import PartitionFiles
@@ -109,7 +109,7 @@ def open_table(store: Store, table: Table) -> PinnedTable:
             ) from error
         raise TransientError(f"table {table.name!r} at {uri} could not be opened: {error}") from error
     except (OSError, PermissionError) as error:
-        raise delta.storage_failure(f"open table {table.name!r}", uri, error) from error
+        raise storage_failure(f"open table {table.name!r} at", uri, error) from error
     return PinnedTable(table, uri, opened)
 
 
@@ -238,7 +238,7 @@ def _audited(
     except Exception as error:
         if raised:
             raise raised[0] from None
-        raise delta.storage_failure(f"lay aside the rows of table {target.name!r}", uri, error) from error
+        raise storage_failure(f"lay aside rows of table {target.name!r} at", uri, error) from error
     audit(step, suite, target, uri)
     aside = DeltaTable(uri, storage_options=delta.storage_options(uri))
     return pa.RecordBatchReader.from_stream(aside.to_pyarrow_dataset().scanner().to_reader())

@@ -193,4 +193,3 @@ def dumped(deployment: Deployment, database: str) -> str:
 
 def tables(deployment: Deployment) -> list[tuple[str, Path]]:
     return [(path.name, path) for path in sorted((deployment.home / "store" / "tables").iterdir())]
-
