@@ -12,6 +12,8 @@ the tables `flights_quarantine` and `weather_quarantine`, each with its file, li
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.sdk import DAG, CronPartitionTimetable, Param
 
 from airflow_ml_provider import Table
@@ -33,7 +35,7 @@ with DAG(
             "Empty: the partition key of the run.",
         )
     },
-    default_args={"retries": 2},
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
     doc_md=__doc__,
     tags=["flights", "ml"],
 ):

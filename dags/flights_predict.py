@@ -9,6 +9,8 @@ Backfill it: *Trigger -> Backfill* in the UI, or
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.sdk import DAG, CronPartitionTimetable, Param
 
 from airflow_ml_provider import Model, Table
@@ -28,7 +30,7 @@ with DAG(
             description_md="A day (`2013-06-01`) or a range. Empty: the partition key of the run.",
         )
     },
-    default_args={"retries": 2},
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
     doc_md=__doc__,
     tags=["flights", "ml"],
 ):

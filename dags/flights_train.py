@@ -8,6 +8,8 @@ Runs every Monday, when monitoring reports drift, and by hand with other dates o
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param
 
 from airflow_ml_provider import Gate, Model, Table
@@ -49,7 +51,7 @@ with DAG(
         "rounds": Param(300, type="integer", minimum=1, maximum=5000, title="Boosting rounds"),
     },
     render_template_as_native_obj=True,  # numbers stay numbers in hyperparameters=
-    default_args={"retries": 2},
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
     doc_md=__doc__,
     tags=["flights", "ml"],
 ):

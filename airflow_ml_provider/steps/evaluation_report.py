@@ -150,7 +150,7 @@ def _slices(report: Report, column: str, groups: Sequence[Group]) -> None:
             axes.plot(ends, [place] * len(ends), color=BLUE, linewidth=3, alpha=0.4)
             axes.plot(auc.value or 0.0, place, color=BLUE, marker="o", markersize=5)
         axes.set_yticks(range(len(drawn)), [group.value or "(missing)" for group in drawn[::-1]])
-        axes.set(xlabel="ROC AUC of the candidate")
+        axes.set(xlabel="ROC AUC of the candidate", ylim=(-0.6, len(drawn) - 0.4))
         axes.grid(visible=False, axis="y")
     report.figure(figure, f"ROC AUC by {column}, with 95 % intervals")
 
@@ -166,4 +166,4 @@ def _importance(report: Report, importance: Sequence[Importance]) -> None:
         axes.set_yticks(places, [each.feature for each in shown])
         axes.set(xlabel="Loss of ROC AUC when the feature is shuffled")
         axes.grid(visible=False, axis="y")
-    report.figure(figure, "Mean of three permutations, and their extremes, on a sample of the rows")
+    report.figure(figure, "Mean of two permutations, and both, on a sample of the rows")

@@ -16,7 +16,7 @@ from airflow_ml_provider.contract.partitions import Partitions
 from airflow_ml_provider.steps import functions, point_in_time
 from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, write_facts, write_rows
 from airflow_ml_provider.steps.feature_labels import refuse_repeats, with_labels
-from airflow_ml_provider.steps.out_of_core import repeats
+from airflow_ml_provider.steps.out_of_core import repeats, sort
 from airflow_ml_provider.steps.point_in_time import Facts
 
 if TYPE_CHECKING:
@@ -41,28 +41,26 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Built:
-    """The rows with their features, as a Parquet file ordered by partition and key.
+    """The rows with their features, as Parquet files that stand side by side, ordered by partition and key.
 
-    Its columns are those of ``rows``, with labels ``label`` and ``label_known``, and a view's as
-    :func:`.point_in_time.join` names them.
-
+    :param files: the rows, with labels ``label`` and ``label_known``; then a file for each view, with columns
+        as :func:`.point_in_time.join` names them.
+    :param rows: the columns' names in the first.
     :param asked: how many rows there were before those without a label were left out.
     :param timeless: view name to how many facts had no event or no knowledge time.
     """
 
     features: FeatureSet
     wanted: Wanted
-    path: Path
+    files: tuple[Path, ...]
     rows: Rows
     count: int
     asked: int
     timeless: dict[str, int]
 
-    @property
-    def order(self) -> tuple[str, ...]:
-        """The columns that the rows are ordered by: partition and key."""
-        partition = (self.wanted.partition_by,) if self.wanted.partition_by else ()
-        return self.rows.inside(tuple(dict.fromkeys((*partition, *self.features.key))))
+    def frame(self) -> pl.LazyFrame:
+        """The rows, in their order."""
+        return pl.concat([pl.scan_parquet(path) for path in self.files], how="horizontal")
 
     @property
     def time(self) -> str:
@@ -84,7 +82,7 @@ class Built:
         columns |= {name: self.rows.names[name] for name in self.features.keep}
         if self.wanted.labels and self.features.label:
             columns |= {self.features.label.name: "label", LABEL_KNOWN_AT: "label_known"}
-        frame = pl.scan_parquet(self.path)
+        frame = self.frame()
         times = {inside for inside, kind in frame.collect_schema().items() if kind == pl.Datetime}
 
         def column(inside: str) -> pl.Expr:
@@ -121,10 +119,10 @@ def build(
     if asked == 0:
         return None
     say(f"rows: {asked:,}, predicted from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
-    spine, count = rows.path, asked
+    chosen, count = rows.path, asked
     if wanted.labels:
         label = labelled(features)
-        spine, count = with_labels(
+        chosen, count = with_labels(
             connection, label, features.key, inputs, rows, known_at=wanted.known_at, folder=folder
         )
         say(f"labels: known for {count:,} of {asked:,} rows")
@@ -138,10 +136,11 @@ def build(
         if without_time:
             timeless[view.name] = without_time
         say(f"view {view.name}: {total:,} facts")
-    built = Built(features, wanted, folder / "built.parquet", rows, count, asked, timeless)
-    point_in_time.join(connection, spine, built.time, facts, order_by=built.order, to=built.path)
+    spine = folder / "spine.parquet"
+    sort(connection, chosen, rows.order, to=spine)
+    joined = point_in_time.join(connection, spine, rows.names[features.prediction_time], facts, folder)
     say(f"joined {len(facts)} views as they were known")
-    return built
+    return Built(features, wanted, (spine, *joined), rows, count, asked, timeless)
 
 
 def labelled(features: FeatureSet) -> Label:

@@ -123,11 +123,16 @@ class Given:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows to build, as a file; ``names`` maps the user's columns to those in the file."""
+    """The rows to build, as a file.
+
+    :param names: the user's columns, and what they are called in the file.
+    :param order: columns of the file by which the rows are to be ordered: partition and key.
+    """
 
     path: Path
     names: Mapping[str, str]
     schema: Mapping[str, pl.DataType]
+    order: Sequence[str]
 
     def inside(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns' names in the file."""
@@ -163,7 +168,8 @@ def write_rows(
     if only is not None:
         frame = frame.join(only.lazy(), on=only.columns, how="semi")
     given.write(to, frame)
-    return Rows(to, names, dict(pl.scan_parquet(to).collect_schema()))
+    order = [names[column] for column in dict.fromkeys((*partition, *features.key))]
+    return Rows(to, names, dict(pl.scan_parquet(to).collect_schema()), order)
 
 
 def write_facts(

@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 
     from airflow_ml_provider.steps.models import ScoringModel
 
-SAMPLE_ROWS = 4_000
-_REPEATS = 3
+_REPEATS = 2
+# A model scores this many rows in all, however many features it has: seconds, for hundreds of trees.
+_SCORED_ROWS = 150_000
+_MOST_ROWS, _LEAST_ROWS = 4_000, 500
+
+
+def sample_rows(features: int) -> int:
+    """How many rows to take for a model of so many features."""
+    return max(_LEAST_ROWS, min(_MOST_ROWS, _SCORED_ROWS // (features * _REPEATS)))
 
 
 @dataclass(frozen=True)

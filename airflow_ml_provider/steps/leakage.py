@@ -51,7 +51,7 @@ def check_times(built: Built) -> Checked:
     views = [view.name for view in built.features.views]
     before = pl.col("label_known") <= pl.col(built.time) if built.wanted.labels else pl.lit(False)
     rows, labels_before, *found = (
-        pl.scan_parquet(built.path)
+        built.frame()
         .select(
             pl.len().alias("rows"),
             before.sum().alias("labels_before"),
@@ -79,7 +79,7 @@ def too_good(built: Built) -> dict[str, float]:
     """
     columns = built.feature_columns()
     every = math.ceil(built.count / _MOST_ROWS)
-    sample = pl.scan_parquet(built.path).gather_every(every)
+    sample = built.frame().gather_every(every)
     labels = sample.select(pl.col("label").cast(pl.Float64)).collect(engine="streaming")["label"].to_numpy()
     if not np.isin(labels, (0, 1)).all() or len(np.unique(labels)) < 2:
         return {}
@@ -156,7 +156,7 @@ def _checks(built: Built) -> list[_Check]:
 
 def _leak(built: Built, check: _Check, violations: int) -> DataError:
     key = dict(zip(built.features.key, built.rows.inside(built.features.key), strict=True))
-    first = pl.scan_parquet(built.path).filter(check.violated).head(1).collect().row(0, named=True)
+    first = built.frame().filter(check.violated).head(1).collect().row(0, named=True)
     row = ", ".join(f"{name}={first[inside]!r}" for name, inside in key.items())
     times = " and ".join(
         f"{name} {'null' if first[inside] is None else f'{first[inside]} UTC'}"

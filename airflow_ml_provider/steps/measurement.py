@@ -11,7 +11,7 @@ import polars as pl
 
 from airflow_ml_provider.contract.errors import ConfigError, did_you_mean
 from airflow_ml_provider.contract.identity import digest
-from airflow_ml_provider.steps.importance import SAMPLE_ROWS, Importance, permutation_importance
+from airflow_ml_provider.steps.importance import Importance, permutation_importance, sample_rows
 from airflow_ml_provider.steps.judgement import Group
 from airflow_ml_provider.steps.metrics import Comparison, compare
 from airflow_ml_provider.steps.scoring import scored_batches
@@ -85,8 +85,8 @@ def measure(
 
 
 def importance(rows: LabelledRows, model: ScoringModel, seed: int) -> list[Importance]:
-    """Permutation importance on a sample of the rows that has the same size however many there are."""
-    size = min(rows.count, SAMPLE_ROWS)
+    """Permutation importance on a sample of the rows, of bounded size."""
+    size = min(rows.count, sample_rows(len(model.inputs.features)))
     chosen = np.sort(np.random.default_rng(seed).choice(rows.count, size, replace=False))
     sample = (
         rows.frame.select(*model.inputs.expressions(), pl.col(rows.label).alias(" label"))

@@ -53,9 +53,9 @@ def connect(scratch: Path) -> DuckDBPyConnection:
     return connection
 
 
-def parquet(path: Path) -> str:
-    """A Parquet file as a table in SQL."""
-    return f"read_parquet({_text(path)})"
+def parquet(path: Path, *, numbered: bool = False) -> str:
+    """A Parquet file as a table in SQL; ``numbered`` adds ``file_row_number``, from 0."""
+    return f"read_parquet({_text(path)}, file_row_number = {numbered})"
 
 
 def write(connection: DuckDBPyConnection, query: str, to: Path) -> None:
@@ -63,6 +63,11 @@ def write(connection: DuckDBPyConnection, query: str, to: Path) -> None:
     connection.execute(
         f"COPY ({query}) TO {_text(to)} (FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {_BATCH_ROWS})"
     )
+
+
+def sort(connection: DuckDBPyConnection, rows: Path, by: Sequence[str], to: Path) -> None:
+    """Write rows in the order of some columns; they must be unique in these for it to be the same always."""
+    write(connection, f"SELECT * FROM {parquet(rows)} ORDER BY {', '.join(by)}", to)
 
 
 def repeats(

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
+
+from airflow_ml_provider.contract.errors import InfrastructureError
 from airflow_ml_provider.steps.out_of_core import parquet, write
 
 if TYPE_CHECKING:
@@ -38,34 +41,45 @@ class Facts:
 
 
 def join(
-    connection: DuckDBPyConnection,
-    rows: Path,
-    time: str,
-    facts: Sequence[Facts],
-    *,
-    order_by: Sequence[str],
-    to: Path,
-) -> None:
-    """Write the rows with the facts that each may use, as Parquet.
+    connection: DuckDBPyConnection, rows: Path, time: str, facts: Sequence[Facts], folder: Path
+) -> tuple[Path, ...]:
+    """Write the facts that each row may use: a Parquet file a view, with a line for each row in their order.
 
-    View ``i`` adds its features as ``v{i}_0..`` and the used fact's times as ``e{i}`` and ``k{i}``; all are
-    null where no fact may be used.
+    View ``i`` has its features as ``v{i}_0..`` and the used fact's times as ``e{i}`` and ``k{i}``, all null
+    where no fact may be used; and ``n{i}``, the row's number in the file of rows. The views are joined one
+    after another, with no more of the rows than their entity and time: memory is that of one narrow join.
 
+    :param rows: a Parquet file, as :func:`~.out_of_core.sort` writes it.
     :param time: column of the rows: the prediction time.
-    :param order_by: the order of the result; the rows must be unique in it for the result to be the same
-        on every run.
     """
-    chosen = [_chosen(index, view, time) for index, view in enumerate(facts)]
-    joins = "\n".join(_asof(index, view, time) for index, view in enumerate(facts))
-    columns = ", ".join(["r.*", *(column for columns in chosen for column in columns)])
-    order = ", ".join(f"r.{column}" for column in order_by)
-    write(connection, f"SELECT {columns} FROM {parquet(rows)} r\n{joins}\nORDER BY {order}", to)
+    count = pl.scan_parquet(rows).select(pl.len()).collect().item()
+    paths = []
+    for index, view in enumerate(facts):
+        path = folder / f"view-{index}.parquet"
+        entity = ", ".join(dict.fromkeys(view.by))
+        numbered = f"SELECT file_row_number AS n, {time}, {entity} FROM {parquet(rows, numbered=True)}"
+        same_entity = " AND ".join(f"r.{mine} = w.b{theirs}" for theirs, mine in enumerate(view.by))
+        query = (
+            f"SELECT r.n AS n{index}, {', '.join(_chosen(index, view, time))} FROM ({numbered}) r "
+            f"ASOF LEFT JOIN ({_usable(view)}) w ON {same_entity} AND r.{time} >= w.effective ORDER BY r.n"
+        )
+        write(connection, query, path)
+        check_order(path, f"n{index}", count)
+        paths.append(path)
+    return tuple(paths)
 
 
-def _asof(index: int, view: Facts, time: str) -> str:
-    name = f"w{index}"
-    same_entity = " AND ".join(f"r.{mine} = {name}.b{theirs}" for theirs, mine in enumerate(view.by))
-    return f"ASOF LEFT JOIN ({_usable(view)}) {name} ON {same_entity} AND r.{time} >= {name}.effective"
+def check_order(path: Path, number: str, count: int) -> None:
+    """Whether a view's file has a line for each row, in the rows' order: they are put side by side.
+
+    :raises InfrastructureError: it has not.
+    """
+    in_order = (pl.col(number) == pl.int_range(pl.len())).all()
+    found = pl.scan_parquet(path).select(pl.len().alias("count"), in_order.alias("in order"))
+    if found.collect(engine="streaming").row(0) != (count, True):
+        raise InfrastructureError(
+            f"{path.name} does not have one line for each of {count:,} rows in their order"
+        )
 
 
 def _usable(view: Facts) -> str:
@@ -88,10 +102,9 @@ def _usable(view: Facts) -> str:
 
 
 def _chosen(index: int, view: Facts, time: str) -> list[str]:
-    name = f"w{index}"
     taken = {f"f{number}": f"v{index}_{number}" for number in range(view.features)}
     taken |= {"event": f"e{index}", "known": f"k{index}"}
     if view.max_age_seconds is None:
-        return [f"{name}.{column} AS {alias}" for column, alias in taken.items()]
-    young = f"{name}.event >= r.{time} - to_seconds({view.max_age_seconds})"
-    return [f"CASE WHEN {young} THEN {name}.{column} END AS {alias}" for column, alias in taken.items()]
+        return [f"w.{column} AS {name}" for column, name in taken.items()]
+    young = f"w.event >= r.{time} - to_seconds({view.max_age_seconds})"
+    return [f"CASE WHEN {young} THEN w.{column} END AS {name}" for column, name in taken.items()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 # The tag that says that an entry's move is complete.
 _DONE = "ledger_entry"
+# A step that has not moved the alias so long after its entry was killed. Should it be tried again later, it
+# finds that the alias has moved meanwhile.
+_UNDER_WAY = timedelta(minutes=15)
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -94,6 +97,10 @@ def _not_promoted(step: StepContext, arguments: PromoteArguments, verdict: Verdi
             arguments.alias: str(current) if current else "none yet",
         },
     )
+
+
+def _is_recent(entry: Entry) -> bool:
+    return datetime.now(UTC) - datetime.fromisoformat(entry.at) < _UNDER_WAY
 
 
 class _Promotion:
@@ -201,7 +208,7 @@ class _Promotion:
                 todo="evaluate again: clear the evaluate task and what follows it",
             )
         last = next((entry for entry in reversed(entries) if entry.alias == self.alias), None)
-        if last and last.previous == now and last.version != now and not self._is_done(last):
+        if last and last.previous == now and _is_recent(last) and not self._is_done(last):
             raise TransientError(
                 f"entry {last.sequence} of the ledger promotes version {last.version}, and its step "
                 f"{last.step_key} has not moved the alias yet",

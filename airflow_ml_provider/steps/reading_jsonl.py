@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -22,12 +23,12 @@ def work_of_jsonl(member: Member, schema: Schema) -> Iterator[Work]:
     A key that a line does not have is a missing value; one that no line has is a missing column.
     """
     names = [column.name for column in schema.columns]
-    unseen = {name: json.dumps(name).encode() for name in names}
+    unseen = {name: re.compile(re.escape(json.dumps(name).encode()) + rb"\s*:") for name in names}
     begun = False
     first = b""
     for block in blocks(member.stream, member.name):
         begun, first = True, first or block.data
-        unseen = {name: quoted for name, quoted in unseen.items() if quoted not in block.data}
+        unseen = {name: key for name, key in unseen.items() if not key.search(block.data)}
         yield _work(block, names)
     if not begun:
         raise empty(member.name)

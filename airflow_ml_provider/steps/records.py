@@ -53,7 +53,7 @@ class Records(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """Whole records, each ended by a line end.
+    """Whole records, the last of which ends with a line feed.
 
     :param first_line: the line that the block begins on, from 1.
     :param delimiter: between fields; empty where every line is a record, quotes or not.
@@ -130,7 +130,8 @@ def blocks(stream: IO[bytes], name: str, delimiter: bytes = b"") -> Iterator[Blo
             data += b"\n"
         while data:
             if cut := _whole_records(data, delimiter):
-                block = Block(data[:cut], line, delimiter, tuple(bad))
+                whole = data[:cut] + (b"\n" if data[cut - 1 : cut] == b"\r" else b"")
+                block = Block(whole, line, delimiter, tuple(bad))
                 yield block
                 line += len(_line_ends(block.data)) if b"\r" in block.data else block.data.count(b"\n")
                 data, bad = data[cut:], []

@@ -60,7 +60,7 @@ def replay(
 
 
 def _moment(built: Built, quantile: float) -> datetime:
-    times = pl.scan_parquet(built.path).select(pl.col(built.time).quantile(quantile, "lower"))
+    times = built.frame().select(pl.col(built.time).quantile(quantile, "lower"))
     moment: datetime = times.collect(engine="streaming").item()
     return moment
 
@@ -68,8 +68,8 @@ def _moment(built: Built, quantile: float) -> datetime:
 def _last_rows(built: Built, at: datetime) -> pl.DataFrame:
     key = built.rows.inside(built.features.key)
     columns = list(dict.fromkeys([*key, *built.feature_columns().values()]))
-    order = [built.time, *built.order]
-    before = pl.scan_parquet(built.path).filter(pl.col(built.time) <= at)
+    order = [built.time, *built.rows.order]
+    before = built.frame().filter(pl.col(built.time) <= at)
     newest_first = [name == built.time for name in order]
     last = before.sort(order, descending=newest_first).head(_ROWS).select(columns)
     return last.collect(engine="streaming")
@@ -91,7 +91,7 @@ def _cut(features: FeatureSet, inputs: Inputs, at: datetime, folder: Path) -> di
 
 def _compare(built: Built, expected: pl.DataFrame, again: Built | None, at: datetime) -> None:
     key = list(built.rows.inside(built.features.key))
-    found = pl.read_parquet(again.path) if again else expected.clear()
+    found = again.frame().collect() if again else expected.clear()
     missing = expected.join(found, on=key, how="anti")
     if missing.height:
         raise DataError(

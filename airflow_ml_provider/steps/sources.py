@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from airflow_ml_provider.contract.errors import ConfigError, DataError, TransientError
 from airflow_ml_provider.contract.identity import digest
-from airflow_ml_provider.contract.store import is_local, local_path
+from airflow_ml_provider.contract.store import is_local
 from airflow_ml_provider.steps.context import Skipped
 from airflow_ml_provider.steps.unpacking import FORMATS, Counted, format_of, reading, visible
 
@@ -78,7 +79,9 @@ def content_digest(files: Sequence[SourceFile]) -> str:
 
 
 def _local_files(source: str) -> tuple[list[SourceFile], bool]:
-    path = local_path(source).expanduser()
+    # Not parsed as a URI, in which the "?" of a glob would begin a query.
+    plain = unquote(source.removeprefix("file://")) if source.startswith("file:") else source
+    path = Path(plain).expanduser()
     if path.is_dir():
         root, names = path, [entry.name for entry in path.iterdir()]
     elif _is_glob(str(path)):

@@ -62,9 +62,10 @@ class Transform:
         return dict(zip(result[ROW], result[column], strict=True))
 
     def _apply(self, function: Callable[..., Any], numbered: pl.DataFrame) -> pl.DataFrame:
+        # It has one table to ask for, by whatever name.
+        name = next(iter(functions.parameters_of(function)), "rows")
         with functions.blame(function):
-            given = functions.call_for_frame(function, frames={"rows": numbered.lazy()})
-            result = given.collect()
+            result = functions.call_for_frame(function, frames={name: numbered.lazy()}).collect()
         if ROW in result.columns:
             return result
         if result.height != numbered.height:

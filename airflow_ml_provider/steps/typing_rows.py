@@ -150,8 +150,7 @@ def _thoroughly(text: pl.Series, typed: pl.Series, column: Column) -> pl.Series:
         tries += [
             spaced.str.to_datetime(iso, time_unit="us", time_zone="UTC", strict=False) for iso in _ISO_SHORTER
         ]
-    found = left.select(pl.coalesce(tries))[column.name]
-    return typed.scatter(again, found)
+    return typed.scatter(again, left.select(pl.coalesce(tries)).to_series())
 
 
 def _converted(name: str, values: pl.Series, column: Column) -> pl.Series:

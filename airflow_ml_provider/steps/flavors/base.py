@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
 
 class Flavor:
-    """One library's models; this class itself serves those that MLflow knows and this module does not.
+    """One library's models."""
 
-    :param name: MLflow's name of the flavor, as in ``mlflow.sklearn``.
-    """
-
-    name: ClassVar[str]
-    # What MLflow calls the file or folder of the native model.
-    file: ClassVar[str] = ""
+    # MLflow's name of the flavor, as in ``mlflow.sklearn``.
+    name: str
+    # What MLflow calls the native model's file.
+    file: str = ""
 
     def native(self, model: Any) -> Any:
         """The object that is saved: a wrapper's booster, say."""
@@ -64,7 +62,7 @@ class Flavor:
         known = inspect.signature(writer).parameters
         given = {name: value for name, value in common.items() if name in known}
         try:
-            with _quiet():
+            with quiet():
                 writer(model, path=str(folder), **given)
         except Exception as error:
             # Whatever the library raises: it is about this model.
@@ -75,15 +73,19 @@ class Flavor:
 
     def requirements(self) -> list[str]:
         """Packages, pinned, that loading the model takes."""
-        found: list[str] = flavor_module(self.name).get_default_pip_requirements()
+        with quiet():
+            found: list[str] = flavor_module(self.name).get_default_pip_requirements()
         return found
 
 
 class Generic(Flavor):
-    """Any other flavor of MLflow, through its generic interface; must give one probability a row."""
+    """Any other flavor of MLflow, through its generic interface.
+
+    Its model must give one number a row, the probability of 1.
+    """
 
     def __init__(self, name: str) -> None:
-        self.name = name  # type: ignore[misc]
+        self.name = name
 
     def load(self, folder: Path, settings: Mapping[str, Any]) -> Any:
         import mlflow.pyfunc
@@ -92,7 +94,7 @@ class Generic(Flavor):
             return mlflow.pyfunc.load_model(str(folder))
 
     def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
-        return np.asarray(model.predict(rows.to_pandas()), np.float64).squeeze()
+        return one_column(model.predict(rows.to_pandas()))
 
 
 def flavor_module(name: str) -> Any:
@@ -120,6 +122,12 @@ def matrix(rows: pl.DataFrame, flavor: str) -> NDArray[np.float64]:
     return rows.to_numpy()
 
 
+def one_column(found: Any) -> Scores:
+    """Scores of shape ``(rows,)`` or ``(rows, 1)`` as the first of these; others as they are."""
+    scores = np.asarray(found, np.float64)
+    return scores[:, 0] if scores.ndim == 2 and scores.shape[1] == 1 else scores
+
+
 @contextmanager
 def without_unpickling() -> Iterator[None]:
     """MLflow's loaders refuse, inside, whatever they would have to unpickle."""
@@ -136,9 +144,10 @@ def without_unpickling() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # It warns that pip is not installed, which nobody needs to know who installs with uv.
-    logger = logging.getLogger("mlflow.utils.environment")
+def quiet() -> Iterator[None]:
+    """Keeps MLflow's remarks on packaging out of the task's log."""
+    # It warns where pip is not installed (as with uv) and of torch's local version labels.
+    logger = logging.getLogger("mlflow.utils")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from airflow_ml_provider.steps.flavors.base import Flavor, flavor_module, matrix, without_unpickling
+from airflow_ml_provider.steps.flavors.base import (
+    Flavor,
+    flavor_module,
+    matrix,
+    one_column,
+    without_unpickling,
+)
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.flavors.base import Scores
@@ -23,7 +29,6 @@ class PyTorch(Flavor):
     """
 
     name = "pytorch"
-    file = "data"
 
     def native(self, model: Any) -> Any:
         return model.cpu().eval()
@@ -50,4 +55,4 @@ class PyTorch(Flavor):
 
         with torch.inference_mode():
             given = torch.from_numpy(matrix(rows, self.name).astype(np.float32))
-            return np.asarray(model(given).numpy(), np.float64).reshape(rows.height, -1).squeeze(axis=1)
+            return one_column(model(given).numpy())

@@ -325,6 +325,45 @@ def test_the_rows_are_the_same_on_one_thread_and_on_two(shop: Shop, tmp_path: Pa
     assert built[0].equals(built[1])
 
 
+def test_a_build_killed_half_way_leaves_nothing_and_the_next_try_does_it_all(
+    shop: Shop, tmp_path: Path
+) -> None:
+    module = """
+    import os, time
+    from shop import SET, VISITS, FeatureSet, pl
+    from dataclasses import replace
+
+    def visited(visits: pl.LazyFrame) -> pl.LazyFrame:
+        if "HANG" in os.environ:
+            print("hanging", flush=True)
+            time.sleep(60)
+        return visits
+
+    SLOW = FeatureSet(**{**SET, "views": (replace(VISITS, function=visited),)})
+    """
+    shop.code(slow=module)
+    arguments = {
+        "features": "slow:SLOW",
+        "tables": [{"name": name} for name in ("orders", "visits", "returns")],
+        "partitions": "2013-06-01..2013-06-03",
+        "publish": {"name": "rows"},
+    }
+    spec = StepSpec("features", shop.store, arguments, code=Code(roots=(str(tmp_path / "code"),)))
+    path = tmp_path / "spec.json"
+    path.write_bytes(spec.encode())
+    command = [sys.executable, "-m", "airflow_ml_provider.steps", "features", "--spec", str(path)]
+    hanging = {**os.environ, "HANG": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=hanging) as process:
+        assert process.stdout is not None
+        assert any("hanging" in line for line in process.stdout)
+        process.kill()
+    assert not (local_path(shop.store) / "tables" / "rows" / "_delta_log").exists()
+    subprocess.run(command, check=True)
+    succeeded(shop.build(features="slow:SLOW", publish="undisturbed"))
+    assert shop.rows().height == 5
+    assert shop.rows().equals(shop.rows("undisturbed"))
+
+
 def test_returns_are_matched_to_orders_by_their_key(shop: Shop) -> None:
     shop.put("returns", returns().sort("order_id", descending=True))
     succeeded(shop.build())

@@ -31,22 +31,19 @@ NOON = datetime(2013, 6, 1, 12)
 
 def built_by_a_wrong_join(path: Path, **columns: object) -> Built:
     """Three rows predicted at noon, with a fact of 8:00, known at 9:00, where nothing else is said."""
-    rows = pl.DataFrame({"c0": ["a", "b", "c"], "c1": [NOON] * 3, "v0_0": [1.0] * 3, "v0_1": [1.0] * 3})
-    times = {"e0": [NOON.replace(hour=8)] * 3, "k0": [NOON.replace(hour=9)] * 3}
-    rows.with_columns(
-        **{name: pl.Series(values) for name, values in {**times, **columns}.items()}
-    ).write_parquet(path)
+    given = {
+        "c0": ["a", "b", "c"],
+        "c1": [NOON] * 3,
+        "v0_0": [1.0] * 3,
+        "v0_1": [1.0] * 3,
+        "e0": [NOON.replace(hour=8)] * 3,
+        "k0": [NOON.replace(hour=9)] * 3,
+    }
+    pl.DataFrame({**given, **columns}).write_parquet(path)
     features = FeatureSet(nothing, ("flight_id",), "predict_at", (VIEW,))
-    schema = dict(pl.read_parquet_schema(path))
-    return Built(
-        features,
-        Wanted(None, None),
-        path,
-        Rows(path, {"flight_id": "c0", "predict_at": "c1"}, schema),
-        3,
-        3,
-        {},
-    )
+    names = {"flight_id": "c0", "predict_at": "c1"}
+    rows = Rows(path, names, pl.read_parquet_schema(path), order=("c0",))
+    return Built(features, Wanted(None, None), (path,), rows, count=3, asked=3, timeless={})
 
 
 def test_facts_at_or_before_the_prediction_time_pass(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_ml_provider.contract.errors import InfrastructureError
 from airflow_ml_provider.steps.out_of_core import connect
-from airflow_ml_provider.steps.point_in_time import Facts, join
+from airflow_ml_provider.steps.point_in_time import Facts, check_order, join
 
 START = datetime(2013, 6, 1)
 HOUR = timedelta(hours=1)
@@ -102,8 +103,8 @@ def joined(
     connection: duckdb.DuckDBPyConnection, folder: Path, rows: Sequence[Row], views: Sequence[Facts]
 ) -> pl.DataFrame:
     path = write_rows(rows, folder / "rows.parquet")
-    join(connection, path, "t", views, order_by=["key"], to=folder / "out.parquet")
-    return pl.read_parquet(folder / "out.parquet")
+    files = join(connection, path, "t", views, folder)
+    return pl.concat([pl.read_parquet(file) for file in (path, *files)], how="horizontal")
 
 
 ENTITIES = st.sampled_from(["ann", "bob", None])
@@ -178,6 +179,16 @@ def test_many_rows_and_facts_come_out_as_the_reference_says_for_any_number_of_th
         assert (event, known) == tuple(moments([used.event, used.known]))
     connection.execute("SET threads = 1")
     assert joined(connection, folder, rows, [view]).equals(found)
+
+
+@pytest.mark.parametrize("numbers", [[0, 2, 1], [0, 1], [0, 1, 2, 3]])
+def test_a_file_that_does_not_stand_beside_its_rows_is_never_used(folder: Path, numbers: list[int]) -> None:
+    path = folder / "view-0.parquet"
+    pl.DataFrame({"n0": numbers}).write_parquet(path)
+    with pytest.raises(
+        InfrastructureError, match=r"view-0\.parquet does not have one line for each of 3 rows"
+    ):
+        check_order(path, "n0", 3)
 
 
 def test_a_late_fact_about_an_older_event_does_not_replace_a_newer_one(

@@ -124,7 +124,14 @@ def test_a_verdict_against_a_champion_of_the_past_promotes_nothing(registry: Reg
     assert registry.ledger.entries() == []
 
 
-def written(registry: Registry, version: int, previous: int | None, step_key: str, verdict: Any) -> Entry:
+def written(
+    registry: Registry,
+    version: int,
+    previous: int | None,
+    step_key: str,
+    verdict: Any,
+    at: str = "2013-05-01T06:00:00Z",
+) -> Entry:
     """An entry as a step leaves it that is killed right after writing it."""
     entry = Entry(
         sequence=len(registry.ledger.entries()) + 1,
@@ -132,7 +139,7 @@ def written(registry: Registry, version: int, previous: int | None, step_key: st
         alias="champion",
         version=version,
         previous=previous,
-        at="2013-05-01T06:00:00+00:00",
+        at=at,
         by="ada",
         reason="better",
         verdict=document_digest(verdict),
@@ -171,13 +178,23 @@ def test_after_a_rollback_by_hand_the_same_promotion_is_a_new_one(registry: Regi
 def test_an_unfinished_promotion_of_another_step_is_waited_for(registry: Registry) -> None:
     registry.champion = 1
     verdict = registry.verdict(3, champion=1)
-    written(registry, 3, 1, "other", verdict)
+    written(registry, 3, 1, "other", verdict, at=datetime.now(UTC).isoformat())
     result = registry.promote(registry.verdict(2, champion=1))
     assert result.failure.kind == "transient"
     assert "entry 1 of the ledger promotes version 3, and its step other" in result.failure.message
     assert registry.champion == 1
     registry.promote(verdict, step_key="other")
     assert "it is version 3 now" in registry.promote(registry.verdict(2, champion=1)).failure.message
+
+
+def test_one_that_was_killed_long_ago_is_not_waited_for_and_does_not_come_back(registry: Registry) -> None:
+    registry.champion = 1
+    forgotten = registry.verdict(3, champion=1)
+    written(registry, 3, 1, "other", forgotten)
+    assert registry.promote(registry.verdict(2, champion=1)).verdict["promoted"] is True
+    assert "it is version 2 now" in registry.promote(forgotten, step_key="other").failure.message
+    assert registry.champion == 2
+    assert [entry.version for entry in registry.ledger.entries()] == [3, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Models of libraries that are not installed by default: trained, registered without pickle, and used.
 
-Run by `make test-slow`, which installs torch (CPU), xgboost, catboost, onnx, skl2onnx, onnxruntime and
-statsmodels.
+Run by `make test-slow`, which installs torch (CPU), xgboost, catboost, onnx, onnxruntime and statsmodels.
 """
 
 from __future__ import annotations
@@ -11,39 +10,41 @@ from model_world import World, feature_rows
 
 pytestmark = pytest.mark.slow
 
-LIBRARIES = """
-    import numpy as np
-    import pandas as pd
+PYTORCH = """
     import polars as pl
+    import torch
+    from torch import nn
 
-    NUMBERS = ["distance", "weather__temp"]
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+            self.register_buffer("scale", torch.tensor([1000.0, 1.0]))
 
-    def pytorch(rows: pl.DataFrame, label, seed):
-        import torch
+        def odds(self, features):
+            return self.layers(features / self.scale).squeeze(1)
 
-        torch.use_deterministic_algorithms(True)
-        given = rows.select(pl.col("distance") / 1000, pl.col("night"))
-        x = torch.from_numpy(given.to_numpy().astype("float32"))
+        def forward(self, features):
+            return torch.sigmoid(self.odds(features))
+
+    def pytorch(rows: pl.DataFrame, features, label):
+        x = torch.from_numpy(rows.select(features).to_numpy().astype("float32"))
         y = torch.from_numpy(rows[label].to_numpy().astype("float32"))
-
-        class Late(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.layers = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
-                self.chosen = [0, 1]
-
-            def forward(self, features):
-                scaled = torch.stack([features[:, 0] / 1000, features[:, 1]], dim=1)
-                return torch.sigmoid(self.layers(scaled)).squeeze(1)
-
         model = Late()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         for _ in range(200):
             optimizer.zero_grad()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(model.layers(x).squeeze(1), y)
+            loss = nn.functional.binary_cross_entropy_with_logits(model.odds(x), y)
             loss.backward()
             optimizer.step()
         return model, {"final_loss": loss.item()}
+"""
+
+LIBRARIES = """
+    import pandas as pd
+    import polars as pl
+
+    NUMBERS = ["distance", "weather__temp"]
 
     def xgb_classifier(rows: pd.DataFrame, label, seed):
         from xgboost import XGBClassifier
@@ -96,6 +97,7 @@ LIBRARIES = """
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> World:
     world = World.at(tmp_path_factory.mktemp("libraries"), mlflow_uri)
+    world.write("torch_model", PYTORCH)
     world.write("libraries", LIBRARIES)
     world.publish(feature_rows())
     world.publish(feature_rows(), table="two", features=("distance", "night"))
@@ -106,29 +108,26 @@ def world(tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> World:
 @pytest.mark.parametrize(
     ("function", "flavor", "table"),
     [
-        ("pytorch", "pytorch", "two"),
-        ("xgb_classifier", "xgboost", "rows"),
-        ("xgb_booster", "xgboost", "rows"),
-        ("catboost", "catboost", "rows"),
-        ("onnx", "onnx", "one"),
+        ("torch_model:pytorch", "pytorch", "two"),
+        ("libraries:xgb_classifier", "xgboost", "rows"),
+        ("libraries:xgb_booster", "xgboost", "rows"),
+        ("libraries:catboost", "catboost", "rows"),
+        ("libraries:onnx", "onnx", "one"),
     ],
 )
 def test_a_model_is_kept_without_pickle_and_repeatable(
     world: World, function: str, flavor: str, table: str
 ) -> None:
-    scores = []
+    name, given, scores = function.partition(":")[2], {"table": {"name": table}}, []
     for attempt in (1, 2):
-        given = {"table": {"name": table}}
-        result = world.train(
-            function, f"libraries:{function}", arguments=given, step_key=f"{function}-{attempt}", seed=3
-        )
+        result = world.train(name, function, arguments=given, step_key=f"{name}-{attempt}", seed=3)
         assert result.metrics["train_roc_auc"] > 0.65
-        version = world.client.get_model_version(function, str(attempt))
+        version = world.client.get_model_version(name, str(attempt))
         assert version.tags["airflow_ml.flavor"] == flavor
-        publish = {"name": f"by_{function}_{attempt}"}
-        model = {"name": function, "version": attempt}
-        world.done("predict", {**given, "model": model, "publish": publish, "batch_rows": 300})
-        scores.append(world.table(publish["name"]).sort("flight_id")["score"].to_numpy().tobytes())
+        predicting = {**given, "model": {"name": name, "version": attempt}, "batch_rows": 799}
+        world.done("predict", {**predicting, "publish": {"name": f"by_{name}_{attempt}"}})
+        predictions = world.table(f"by_{name}_{attempt}").sort("flight_id")
+        scores.append(predictions["score"].to_numpy().tobytes())
     assert scores[0] == scores[1]
 
 
