@@ -47,8 +47,8 @@ with DAG(
         "evaluate_until": day(
             "2013-05-31", "Evaluate until", "Evaluation starts the day after training ends."
         ),
-        "num_leaves": Param(63, type="integer", minimum=2, maximum=1024, title="Leaves per tree"),
-        "rounds": Param(300, type="integer", minimum=1, maximum=5000, title="Boosting rounds"),
+        "num_leaves": Param(31, type="integer", minimum=2, maximum=1024, title="Leaves per tree"),
+        "rounds": Param(100, type="integer", minimum=1, maximum=5000, title="Boosting rounds"),
     },
     render_template_as_native_obj=True,  # numbers stay numbers in hyperparameters=
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},

@@ -10,16 +10,9 @@ def by_departure_day(flights: pl.LazyFrame) -> pl.LazyFrame:
 
     A flight number departs from an airport at a scheduled time of a day once: 2013-06-01-UA-1545-EWR-0515.
     """
-    return flights.with_columns(_local_date()).with_columns(
-        pl.concat_str(
-            "ds",
-            "carrier",
-            "flight",
-            "origin",
-            pl.col("sched_dep_time").cast(pl.String).str.zfill(4),
-            separator="-",
-        ).alias("flight_id")
-    )
+    time = pl.col("sched_dep_time").cast(pl.String).str.zfill(4)
+    identity = pl.concat_str("ds", "carrier", "flight", "origin", time, separator="-")
+    return flights.with_columns(_local_date()).with_columns(identity.alias("flight_id"))
 
 
 def by_observation_day(weather: pl.LazyFrame) -> pl.LazyFrame:
@@ -28,5 +21,6 @@ def by_observation_day(weather: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _local_date() -> pl.Expr:
-    two_digits = [pl.col(part).cast(pl.String).str.zfill(2) for part in ("month", "day")]
-    return pl.concat_str("year", *two_digits, separator="-").alias("ds")
+    # Through a date, so that 31 April is no day: such a row belongs to no partition, and is quarantined.
+    text = pl.concat_str("year", "month", "day", separator="-")
+    return text.str.to_date("%Y-%m-%d", strict=False).dt.to_string("%Y-%m-%d").alias("ds")

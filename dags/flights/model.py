@@ -22,8 +22,8 @@ def train(
     data = lightgbm.Dataset(frame.astype(dict.fromkeys(texts, "category")), rows[label].to_numpy())
     settings = {
         "objective": "binary",
-        "learning_rate": params.get("learning_rate", 0.04),
-        "num_leaves": params.get("num_leaves", 63),
+        "learning_rate": params.get("learning_rate", 0.08),
+        "num_leaves": params.get("num_leaves", 31),
         "min_data_in_leaf": params.get("min_data_in_leaf", 100),
         "feature_fraction": 0.7,
         "num_threads": params.get("threads", 0),
@@ -32,7 +32,7 @@ def train(
         "force_row_wise": True,
         "verbose": -1,
     }
-    return lightgbm.train(settings, data, num_boost_round=params.get("rounds", 300))
+    return lightgbm.train(settings, data, num_boost_round=params.get("rounds", 100))
 
 
 def train_linear(

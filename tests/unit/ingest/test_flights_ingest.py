@@ -48,9 +48,9 @@ def test_some_days_of_flights_are_published_typed_and_identified(
     assert result.summary["rows"] == len(rows) == 2647
     assert rows["ds"].unique().sort().to_list() == ["2013-06-01", "2013-06-02", "2013-06-03"]
     assert rows["flight_id"].n_unique() == len(rows)
-    flight = rows.row(by_predicate=pl.col("flight_id") == "2013-06-01-US-1431-LGA-0600", named=True)
-    assert flight["time_hour"] == datetime.datetime(2013, 6, 1, 10, tzinfo=datetime.UTC)
-    assert (flight["dest"], flight["sched_dep_time"], flight["year"]) == ("CLT", 600, 2013)
+    flight = rows.row(by_predicate=pl.col("flight_id") == "2013-06-01-US-1431-EWR-0500", named=True)
+    assert flight["time_hour"] == datetime.datetime(2013, 6, 1, 9, tzinfo=datetime.UTC)
+    assert (flight["dest"], flight["sched_dep_time"], flight["year"]) == ("CLT", 500, 2013)
     # A cancelled flight has no times, and is a row like any other.
     assert rows["dep_time"].null_count() == rows["dep_delay"].null_count() > 0
     assert rows.schema["dep_delay"] == pl.Int64
@@ -83,6 +83,17 @@ def test_a_wind_of_1048_miles_per_hour_is_quarantined_on_its_day_alone(
     assert (result.summary["rows"], result.summary["rejected"]) == (26_114, 1)
     rows = published(result)
     assert rows.select(pl.struct("origin", "time_hour").n_unique()).item() == len(rows)
+
+
+def test_a_flight_on_a_day_that_does_not_exist_belongs_to_no_partition() -> None:
+    from flights.ingest import by_departure_day
+
+    rows = pl.LazyFrame(
+        {"year": [2013] * 3, "month": [2, 2, None], "day": [28, 30, 1], "carrier": ["UA"] * 3,
+         "flight": [1, 2, 3], "origin": ["EWR"] * 3, "sched_dep_time": [515, 5, 1200]}
+    )  # fmt: skip
+    found = by_departure_day(rows).select("ds", "flight_id").collect().rows()
+    assert found == [("2013-02-28", "2013-02-28-UA-1-EWR-0515"), (None, None), (None, None)]
 
 
 def test_planes_are_one_whole_table(ingest_flights: Callable[..., StepResult]) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 REPOSITORY = Path(__file__).parents[3]
-BAD_LINES = "2013,13,1\n" + ",".join(["2013", "4", "31", *["x"] * 16]) + "\n"
+BAD_LINES = "2013,13,1\n" + ",".join(["2013", "2", "31", *["x"] * 16]) + "\n"
 
 
 def start(spec: Path, scratch: Path) -> subprocess.Popen[bytes]:
@@ -37,7 +37,7 @@ def write_spec(folder: Path, source: Path) -> Path:
             "source": str(source),
             "schema": "flights.schemas:FLIGHTS",
             "publish": {"name": "flights"},
-            "partitions": "2013-01-01..2013-06-30",
+            "partitions": "2013-01-01..2013-02-28",
             "transform": "flights.ingest:by_departure_day",
             "max_bad_rows": 10,
         },
@@ -57,14 +57,14 @@ def contents(folder: Path) -> dict[str, pl.DataFrame]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, flights_raw: Path) -> Path:
-    """A year of flights with bad rows and a repeated one at the end."""
+    """Some months of flights, two of them asked for, with bad rows and a repeated one at the end."""
     import zipfile
 
     with zipfile.ZipFile(flights_raw / "flights.csv.zip") as archive:
-        content = archive.read("flights.csv")
+        lines = archive.read("flights.csv").splitlines(keepends=True)
+    kept = [line for line in lines[1:] if line.startswith((b"2013,1,", b"2013,2,", b"2013,3,"))]
     path = tmp_path_factory.mktemp("killed") / "flights.csv"
-    second_line = content.split(b"\n", 2)[1]
-    path.write_bytes(content + BAD_LINES.encode() + second_line + b"\n")
+    path.write_bytes(b"".join([lines[0], *kept, BAD_LINES.encode(), lines[1]]))
     return path
 
 
@@ -86,7 +86,7 @@ def publishing_bad_rows(folder: Path) -> bool:
 
 
 def writing_files(folder: Path) -> bool:
-    return len(list((folder / "store/tables/flights").glob("ds=*/*.parquet"))) > 20
+    return len(list((folder / "store/tables/flights").glob("ds=*/*.parquet"))) > 5
 
 
 def committed(folder: Path) -> bool:
@@ -115,5 +115,5 @@ def test_killed_and_run_again_the_tables_are_those_of_an_undisturbed_run(
     after = contents(folder)
     for name, frame in undisturbed.items():
         assert after[name].equals(frame), name
-    assert len(after["flights"]) == 166_158
+    assert len(after["flights"]) == 51_955
     assert len(after["flights_quarantine"]) == 3
