@@ -12,12 +12,11 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pyarrow as pa
 
 from airflow_ml_provider.contract.errors import DataError, UserCodeError, did_you_mean
 
@@ -34,7 +33,7 @@ _COLUMNS = ("column", "column_A", "column_B", "column_list")
 
 
 @dataclass
-class _Pass:
+class Pass:
     """Expectations evaluated over the same columns, by their place in the suite."""
 
     columns: set[str]
@@ -58,12 +57,15 @@ def evaluate(
     expectations = suite.expectations
     _check_columns(suite, schema.names(), what)
     results: dict[int, ExpectationValidationResult] = {}
-    validate = _validator(what)
-    for one in _passes(expectations, schema, rows):
+    integers = {name for name, kind in schema.items() if kind.is_integer()}
+    validate = _validator(what, integers)
+    for one in passes_of(expectations, schema, rows):
         part = frame.limit(0) if one.no_rows else frame
         names = [name for name in schema.names() if name in one.columns]
         table = part.select(names).collect(engine="streaming").to_arrow(compat_level=pl.CompatLevel.oldest())
-        results.update(validate(_to_pandas(table), {place: expectations[place] for place in one.places}))
+        pandas = table.to_pandas(split_blocks=True, self_destruct=True)
+        del table
+        results.update(validate(pandas, {place: expectations[place] for place in one.places}))
     ordered = [results[place] for place in sorted(results)]
     _refuse_errors(suite.name, ordered, what)
     passed = sum(bool(result.success) for result in ordered)
@@ -88,14 +90,16 @@ def columns_of(expectation: Expectation, known: Sequence[str]) -> list[str]:
         return list(known)
     condition = str(kwargs.get("row_condition") or "")
     words = set(re.findall(r"\w+", condition))
-    return named + [name for name in known if name not in named and (name in words or name in condition)]
+    # A name that is not one word is looked for as it is.
+    used = [name for name in known if name in words or (not name.isidentifier() and name in condition)]
+    return [*named, *(name for name in used if name not in named)]
 
 
-def _passes(expectations: Sequence[Expectation], schema: pl.Schema, rows: int) -> list[_Pass]:
+def passes_of(expectations: Sequence[Expectation], schema: pl.Schema, rows: int) -> list[Pass]:
     """Which expectations are evaluated together, so that no pass reads more than the budget if it can."""
     known = schema.names()
-    shape = _Pass(set(known), no_rows=True)
-    passes: list[_Pass] = []
+    shape = Pass(set(known), no_rows=True)
+    passes: list[Pass] = []
     for place, expectation in enumerate(expectations):
         if _SHAPE.match(expectation.expectation_type):
             shape.places.append(place)
@@ -109,7 +113,7 @@ def _passes(expectations: Sequence[Expectation], schema: pl.Schema, rows: int) -
                 one.places.append(place)
                 break
         else:
-            passes.append(_Pass(wanted, [place]))
+            passes.append(Pass(wanted, [place]))
     return [*passes, *([shape] if shape.places else [])]
 
 
@@ -117,16 +121,14 @@ def _size(columns: Iterable[str], schema: pl.Schema) -> int:
     return sum(_TEXT_BYTES if schema[name] == pl.String else 8 for name in columns)
 
 
-def _to_pandas(table: pa.Table) -> Any:
-    import pandas as pd
+def _validator(
+    what: str, integers: Set[str]
+) -> Callable[[Any, dict[int, Any]], dict[int, ExpectationValidationResult]]:
+    """A function that evaluates some expectations over a pandas frame.
 
-    # Integers and booleans with missing values stay what they are, instead of becoming floats and objects.
-    kinds = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
-    return table.to_pandas(types_mapper=lambda kind: kinds.get(kind), split_blocks=True, self_destruct=True)
-
-
-def _validator(what: str) -> Callable[[Any, dict[int, Any]], dict[int, ExpectationValidationResult]]:
-    """A function that evaluates some expectations over a pandas frame."""
+    The frame has pandas' plain types, since some of GX's expectations stumble over a missing value of the
+    nullable ones. So integers with missing values are floats in it; they are told as the integers they are.
+    """
     import great_expectations as gx
     from great_expectations.data_context.types.base import (
         DataContextConfig,
@@ -157,11 +159,18 @@ def _validator(what: str) -> Callable[[Any, dict[int, Any]], dict[int, Expectati
             config: Any = result.expectation_config
             place, config.id = int(config.id), None
             # NumPy's numbers pass for serializable, and GX's own renderer then stumbles over them.
-            result.result = json.loads(json.dumps(convert_to_json_serializable(result.result), default=str))
+            text = json.dumps(convert_to_json_serializable(result.result), default=str)
+            of_integers = integers >= set(_values_of(config.kwargs))
+            result.result = json.loads(text, parse_float=_integer if of_integers else None)
             results[place] = result
         return results
 
     return validate
+
+
+def _integer(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def _check_columns(suite: ExpectationSuite, known: Sequence[str], what: str) -> None:
