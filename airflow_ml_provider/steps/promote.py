@@ -25,6 +25,8 @@ from airflow_ml_provider.steps.context import Outcome, StepContext
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.versions import Registered
 
+# The alias that an evaluation compares with, whichever is promoted to.
+CHAMPION = "champion"
 # The tag that says that an entry's move is complete.
 _DONE = "ledger_entry"
 # A step that has not moved the alias so long after its entry was killed. Should it be tried again later, it
@@ -103,6 +105,10 @@ def _is_recent(entry: Entry) -> bool:
     return datetime.now(UTC) - datetime.fromisoformat(entry.at) < _UNDER_WAY
 
 
+def _named_version(version: int | None) -> str:
+    return "no version" if version is None else f"version {version}"
+
+
 class _Promotion:
     """One promotion, from the ledger's entry to the version's tags."""
 
@@ -129,8 +135,7 @@ class _Promotion:
         """
         while True:
             entries = self.ledger.entries()
-            current = self._version(None)
-            now = current.version if current else None
+            now = self._named(self.alias)
             mine = next((entry for entry in reversed(entries) if self._is_mine(entry)), None)
             if mine and (now == mine.version or (now == mine.previous and not self._is_done(mine))):
                 return mine
@@ -198,12 +203,12 @@ class _Promotion:
         )
 
     def _check_fresh(self, now: int | None, entries: list[Entry]) -> None:
-        compared_with = self.verdict.champion.version if self.verdict.champion else None
-        if now != compared_with:
-            then = "no version" if compared_with is None else f"version {compared_with}"
+        then = self.verdict.champion.version if self.verdict.champion else None
+        champion = now if self.alias == CHAMPION else self._named(CHAMPION)
+        if champion != then:
             raise DataError(
-                f"the verdict on {self._model} is out of date: when it was made, {self.alias} was {then}, "
-                f"and it is {'no version' if now is None else f'version {now}'} now",
+                f"the verdict on {self._model} is out of date: when it was made, {CHAMPION} was "
+                f"{_named_version(then)}, and it is {_named_version(champion)} now",
                 kept=f"the alias {self.alias!r} stays where it is",
                 todo="evaluate again: clear the evaluate task and what follows it",
             )
@@ -223,8 +228,12 @@ class _Promotion:
         promoted = self._version(entry.version)
         return promoted is not None and promoted.tags.get(_DONE) == str(entry.sequence)
 
-    def _version(self, number: int | None) -> Registered | None:
-        return versions.find(self.step, Model(self.verdict.model.name, self.alias, number))
+    def _named(self, alias: str) -> int | None:
+        found = versions.find(self.step, Model(self.verdict.model.name, alias))
+        return found.version if found else None
+
+    def _version(self, number: int) -> Registered | None:
+        return versions.find(self.step, Model(self.verdict.model.name, version=number))
 
     def _candidate(self) -> Registered:
         found = self._version(self.verdict.model.version)

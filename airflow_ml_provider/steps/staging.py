@@ -95,9 +95,8 @@ class Stage:
         if self._rows.schema is None:
             self._rows.add(self._transform(empty_frame(self._source.schema), pl.Series([], dtype=pl.Int64)))
         if self._keys.rows:
-            self._keys.close()
             key = self._source.schema.key
-            duplicates = find_duplicates(self._keys.path, ROW, key, self._step.scratch)
+            duplicates = find_duplicates(self._keys, ROW, key, self._step.scratch)
             if len(duplicates.rows):
                 self._drop(duplicates, names)
 

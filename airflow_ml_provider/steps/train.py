@@ -90,6 +90,7 @@ def _train(
         # Read back from the files: what is measured is what will be used.
         scored = _scored(step, models.load(saved.folder, arguments.model.name), rows)
     step.tracker.log_folder(tracked.run_id, saved.folder, versions.FOLDER)
+    # What monitoring compares later rows and scores with.
     profile = build_profile(scored, [*rows.rows.features, "score"], by=rows.partition_by)
     origin.log_document(step, tracked.run_id, "reference_profile.json", profile)
     step.tracker.log(tracked.run_id, metrics={**_training_metrics(scored, rows), **own_metrics})

@@ -54,6 +54,12 @@ def _deployment(home: Path) -> Iterator[Deployment]:
 
 
 @pytest.fixture(scope="session")
+def planted_password() -> str:
+    """The password of the mlflow connection."""
+    return PLANTED
+
+
+@pytest.fixture(scope="session")
 def api(deployment: Deployment) -> AirflowApi:
     """Airflow's REST API."""
     return AirflowApi(deployment.airflow_url)

@@ -124,6 +124,19 @@ def test_a_verdict_against_a_champion_of_the_past_promotes_nothing(registry: Reg
     assert registry.ledger.entries() == []
 
 
+def test_another_alias_may_be_moved_on_a_verdict_against_the_champion(registry: Registry) -> None:
+    registry.champion = 1
+    result = registry.promote(registry.verdict(2, champion=1), alias="canary")
+    assert (result.model.version, result.model.alias) == (2, "canary")
+    assert registry.client.get_model_version_by_alias(registry.name, "canary").version == "2"
+    assert registry.champion == 1
+    (entry,) = registry.ledger.entries()
+    assert (entry.alias, entry.previous) == ("canary", None)
+    registry.champion = 3
+    failure = registry.promote(registry.verdict(1, champion=1), step_key="late", alias="canary").failure
+    assert "champion was version 1, and it is version 3 now" in failure.message
+
+
 def written(
     registry: Registry,
     version: int,

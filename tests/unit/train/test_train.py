@@ -65,6 +65,8 @@ def test_its_run_has_parameters_metrics_dataset_and_documents(world: World, trai
     profile = json.loads(artifact(world, run.info.run_id, "reference_profile.json").read_text())
     assert set(profile["columns"]) == {"distance", "night", "weather__temp", "origin", "score"}
     assert profile["rows"] == trained.summary["rows"]
+    kinds = {name: column["kind"] for name, column in profile["columns"].items()}
+    assert (kinds["night"], kinds["origin"], kinds["score"]) == ("numeric", "categorical", "numeric")
     roles = json.loads(artifact(world, run.info.run_id, "feature_rows.json").read_text())
     assert roles["key"] == ["flight_id"]
     assert trained.links["MLflow run"].endswith(run.info.run_id)
