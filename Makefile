@@ -4,7 +4,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down status test test-slow lint format lock clean
+.PHONY: help venv demo up down status test test-slow bench lint format lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: venv lint ## everything that proves it
 
 test-slow: venv ## what takes minutes or installs more
 	@$(BIN)/pytest -q -m slow tests
+
+bench: venv ## what our operators add to the parsing of a DAG
+	@$(BIN)/python bench/dag_parse.py
 
 lint: venv ## style, types, import boundaries
 	@$(BIN)/ruff check --quiet .

@@ -43,7 +43,11 @@ def log_origin(step: StepContext, run_id: str, arguments: TrainArguments, rows: 
     Logged before the training, so that a failed run says what it was, too.
     """
     own = {name: _as_text(value) for name, value in arguments.params.items()}
-    tags = {TAG + name: value for name, value in tags_of(step, rows).items() if value}
+    tags = {TAG + name: value for name, value in tags_of(step, rows).items()}
+    # Where MLflow's own page of a run looks for its source and its author.
+    tags |= {"mlflow.source.name": arguments.function, "mlflow.source.type": "JOB"}
+    tags["mlflow.user"] = step.spec.run.triggered_by
+    tags = {name: value for name, value in tags.items() if value}
     step.tracker.log(
         run_id, params={"function": arguments.function, "seed": step.spec.seed, **own}, tags=tags
     )

@@ -236,6 +236,9 @@ class Tracker:
             "code_commit": spec.code.commit,
         }
         named = {TAG + key: value for key, value in tags.items() if value}
+        if spec.run.url:
+            # MLflow shows this as the run's description: the way back to Airflow.
+            named["mlflow.note.content"] = f"[{spec.run.dag_id}, task {spec.run.task_id}]({spec.run.url})"
         if spec.code.commit:
             named["mlflow.source.git.commit"] = spec.code.commit
         return named

@@ -59,6 +59,8 @@ def test_its_run_has_parameters_metrics_dataset_and_documents(world: World, trai
     assert 0.7 < run.data.metrics["train_roc_auc"] < 0.9
     assert run.data.metrics["train_rows"] == trained.summary["rows"]
     assert run.data.tags["mlflow.source.git.commit"] == "abc123"
+    assert run.data.tags["mlflow.source.name"] == "delay_models:linear"
+    assert run.data.tags["mlflow.user"] == "ada"
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("rows", "v0")
     assert json.loads(dataset.dataset.source)["delta_table_version"] == 0
