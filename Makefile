@@ -30,8 +30,11 @@ test: venv lint ## everything that proves it
 	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow" tests --ignore tests/integration
 	@$(BIN)/pytest -q -m "not slow" tests/integration
 
-test-slow: venv ## what takes minutes or installs more
-	@$(BIN)/pytest -q -m slow tests
+test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XGBoost, CatBoost, ONNX), in .venv-slow
+	@.venv-slow/bin/pytest -q -m slow tests
+
+.venv-slow/.stamp: requirements.lock pyproject.toml tools/venv.sh
+	@PYTHON="$(PYTHON)" bash tools/venv.sh slow
 
 bench: venv ## what our operators add to the parsing of a DAG
 	@$(BIN)/python bench/dag_parse.py

@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Lock, Thread
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -24,22 +25,29 @@ class FatalProxy(ThreadingHTTPServer):
     def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urlsplit(upstream).netloc
-        self.fatal: tuple[str, str, Moment] | None = None
-        self.victim: int | None = None
+        self._fatal: tuple[str, str, Moment] | None = None
+        self._victim: Future[int] = Future()
+        self._lock = Lock()
         Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def expect(self, method: str, path: str, moment: Moment) -> Future[int]:
+        """Kill the next client at the first request like this; its process id is to be told."""
+        self._fatal, self._victim = (method, path, moment), Future()
+        return self._victim
+
     def is_fatal(self, method: str, path: str, moment: Moment) -> bool:
         """Whether the client dies now; it dies once."""
-        if self.fatal is None or self.victim is None or self.fatal[2] != moment:
-            return False
-        if method != self.fatal[0] or self.fatal[1] not in path:
-            return False
-        os.kill(self.victim, signal.SIGKILL)
-        self.fatal = None
+        with self._lock:
+            if self._fatal is None or (method, moment) != (self._fatal[0], self._fatal[2]):
+                return False
+            if self._fatal[1] not in path:
+                return False
+            self._fatal = None
+        os.kill(self._victim.result(timeout=60), signal.SIGKILL)
         return True
 
 

@@ -213,8 +213,8 @@ def start(spec: StepSpec, folder: Path) -> BaseProcess:
 
 def kill_at(proxy: FatalProxy, moment: tuple[str, str, Moment], spec: StepSpec, folder: Path) -> bool:
     """Start a step that is killed at a moment; whether it came that far."""
-    proxy.fatal, proxy.victim = None, None
+    victim = proxy.expect(*moment)
     process = start(spec, folder)
-    proxy.victim, proxy.fatal = process.pid, moment
+    victim.set_result(process.pid or 0)
     process.join()
     return process.exitcode == -signal.SIGKILL

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv what requirements.lock says: python3 -> pip -> uv (pinned, in .venv-uv) -> .venv.
-# Usage: tools/venv.sh [uv]     "uv" stops after the tool itself, for `make lock`.
+# Usage: tools/venv.sh [uv|slow]     "uv" stops after the tool itself, for `make lock`; "slow" makes .venv-slow,
+# which also has the model libraries that only the slow tests use.
 # PYTHON=... chooses the interpreter. Packages come from wherever the user's uv or pip is configured to look.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,11 +55,17 @@ if [ "${1:-}" = uv ]; then exit; fi
 
 use_pip_configuration
 uv() { .venv-uv/bin/uv --quiet "$@"; }
-if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    uv venv --clear --python "$(find_python)" .venv
+venv=.venv
+if [ "${1:-}" = slow ]; then venv=.venv-slow; fi
+if ! $venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    uv venv --clear --python "$(find_python)" $venv
 fi
-export VIRTUAL_ENV="$PWD/.venv"
+export VIRTUAL_ENV="$PWD/$venv"
 uv pip sync --require-hashes requirements.lock
 uv pip install --no-deps --editable .
-touch .venv/.stamp
+if [ "${1:-}" = slow ]; then
+    # The pin keeps to a release that has a build for processors alone where the index offers one.
+    uv pip install --constraints requirements.lock torch==2.13.0 xgboost catboost onnx onnxruntime statsmodels
+fi
+touch $venv/.stamp
 echo "environment ready in $((SECONDS - began)) s: $(.venv/bin/python --version), $(wc -l < <(grep '==' requirements.lock)) locked packages"

@@ -18,6 +18,9 @@ from airflow_ml_provider.steps.reports import Report
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
 
+# The page's name among the step's documents.
+DATA_DOCS = "data_docs.html"
+
 
 def render(result: ExpectationSuiteValidationResult, title: str, facts: Mapping[str, Any]) -> bytes:
     """The page as HTML.

@@ -23,6 +23,7 @@ from airflow_ml_provider.contract.identity import digest
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.steps import functions, tables
 from airflow_ml_provider.steps.context import Outcome, Skipped
+from airflow_ml_provider.steps.data_docs import DATA_DOCS
 from airflow_ml_provider.steps.quarantine import Quarantine, kept_of
 from airflow_ml_provider.steps.sources import SourceFile, content_digest, find_files
 from airflow_ml_provider.steps.staging import Source, Stage
@@ -58,15 +59,18 @@ def run(step: StepContext, arguments: IngestArguments) -> Outcome:
     stage = Stage(step, source, Transform(function, target), quarantine)
     stage.fill()
     if not stage.rows and not quarantine.rows:
-        wanted = f"in {target.partition_by} = {partitions.label}" if partitions else "there"
-        raise Skipped(f"of the {stage.rows_read:,} rows of {arguments.source}, none is {wanted}")
+        wanted = f"none is in {target.partition_by} = {partitions.label}" if partitions else "none is left"
+        raise Skipped(f"of the {stage.rows_read:,} rows of {arguments.source}, {wanted}")
     kept = quarantine.publish()
     if quarantine.rows > arguments.max_bad_rows:
         raise _too_many_bad_rows(arguments, stage, quarantine, kept)
     published = tables.publish(
         step, target, stage.reader(), partitions=partitions, content=content, suite=arguments.suite
     )
-    return _outcome(arguments, files, published, kept, quarantine.rows, stage.rows_elsewhere)
+    outcome = _outcome(arguments, files, published, kept, quarantine.rows, stage.rows_elsewhere)
+    if arguments.suite and published.changed:
+        outcome.links["Data Docs"] = step.store.run_uri(step.key, DATA_DOCS)
+    return outcome
 
 
 def _schema(step: StepContext, given: Schema | str) -> Schema:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,6 +16,7 @@ from airflow_ml_provider.steps.quarantine import Kept, Quarantine
 from airflow_ml_provider.steps.reading import RawBatch, Work, work_of
 from airflow_ml_provider.steps.records import BadRow, Offsets
 from airflow_ml_provider.steps.spool import Spool
+from airflow_ml_provider.steps.threads import in_order
 from airflow_ml_provider.steps.transforming import ROW, Transform
 from airflow_ml_provider.steps.typing_rows import TypedBatch, empty_frame, type_rows
 from airflow_ml_provider.steps.unpacking import members
@@ -32,10 +30,7 @@ if TYPE_CHECKING:
 
 # A row's number is its file's and its line's: up to 2**22 files of up to 2**41 lines.
 _LINE_BITS = 41
-_MOST_THREADS = 4
 _REPORT_SECONDS = 3.0
-
-_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Stage:
         """
         progress = _Progress(self._step, sum(file.size for file in self._source.files))
         names: list[str] = []
-        for batch in _in_order(self._typing(names, progress)):
+        for batch in in_order(self._typing(names, progress)):
             self._take(batch)
             self.rows_read += len(batch.raw.lines) + len(batch.raw.bad)
             progress.report(self.rows_read)
@@ -199,7 +194,7 @@ class Stage:
             file, line = names[firsts[number] >> _LINE_BITS], firsts[number] & ((1 << _LINE_BITS) - 1)
             return f"the same key ({columns}) as {file}:{line}"
 
-        for file, first, raw in _in_order(self._reading(wanted)):
+        for file, first, raw in in_order(self._reading(wanted)):
             positions = np.flatnonzero(np.isin(raw.lines + first, wanted)).tolist()
             if positions:
                 lines = raw.lines[positions].tolist()
@@ -216,22 +211,6 @@ class Stage:
         for file, first, _, work in self._work([], _Progress(self._step, 0)):
             if first >> _LINE_BITS in files:
                 yield lambda file=file, first=first, work=work: (file, first, work())  # type: ignore[misc]
-
-
-def _in_order(work: Iterable[Callable[[], _Done]]) -> Iterator[_Done]:
-    """Do work in a few threads, some ahead of what is asked for; results come in the order of the work."""
-    threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ingest")
-    waiting: deque[Future[_Done]] = deque()
-    try:
-        for one in work:
-            waiting.append(pool.submit(one))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Progress:

@@ -9,12 +9,9 @@ and what is being written.
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from urllib.parse import quote
 
 import numpy as np
@@ -22,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from airflow_ml_provider.steps.threads import in_order
+
 # Rows that wait, as Arrow holds them; a file is made of at most half of them, some ten times smaller.
 BUDGET_BYTES = 64 << 20
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-_MOST_THREADS = 4
 
 
 class PartitionFiles:
@@ -40,10 +38,6 @@ class PartitionFiles:
         self._column = column
         self._waiting: dict[str | None, list[pa.RecordBatch]] = {}
         self._bytes: dict[str | None, int] = {}
-        self._threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="table-files")
-        self._writing: deque[Future[AddAction]] = deque()
-        self._written: list[AddAction] = []
 
     def write(self, batches: pa.RecordBatchReader) -> list[AddAction]:
         """Write all rows; gives the files, for the commit.
@@ -51,20 +45,18 @@ class PartitionFiles:
         Files of a publication that fails are left behind, as those of a process that was killed: no commit
         names them, and a vacuum of the table removes them.
         """
-        try:
-            for batch in batches:
-                for value, rows in self._parts(batch):
-                    self._waiting.setdefault(value, []).append(rows)
-                    self._bytes[value] = self._bytes.get(value, 0) + rows.nbytes
-                while sum(self._bytes.values()) > BUDGET_BYTES:
-                    self._start(max(self._bytes, key=lambda value: self._bytes[value]))
-            for value in sorted(self._waiting, key=str):
-                self._start(value)
-            while self._writing:
-                self._written.append(self._writing.popleft().result())
-            return self._written
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+        return list(in_order(self._files(batches)))
+
+    def _files(self, batches: pa.RecordBatchReader) -> Iterator[Callable[[], AddAction]]:
+        """The files to write, as soon as enough rows for one are there."""
+        for batch in batches:
+            for value, rows in self._parts(batch):
+                self._waiting.setdefault(value, []).append(rows)
+                self._bytes[value] = self._bytes.get(value, 0) + rows.nbytes
+            while sum(self._bytes.values()) > BUDGET_BYTES:
+                yield self._file_of(max(self._bytes, key=lambda value: self._bytes[value]))
+        for value in sorted(self._waiting, key=str):
+            yield self._file_of(value)
 
     def _parts(self, batch: pa.RecordBatch) -> Iterator[tuple[str | None, pa.RecordBatch]]:
         """The rows of each partition, in their order."""
@@ -88,12 +80,10 @@ class PartitionFiles:
         for code, rows in zip(firsts.tolist(), parts, strict=True):
             yield None if code < 0 else str(values.dictionary[code].as_py()), rows
 
-    def _start(self, value: str | None) -> None:
-        if len(self._writing) >= self._threads:
-            self._written.append(self._writing.popleft().result())
+    def _file_of(self, value: str | None) -> Callable[[], AddAction]:
         rows = pa.Table.from_batches(self._waiting.pop(value))
         self._bytes.pop(value)
-        self._writing.append(self._pool.submit(self._file, value, rows))
+        return lambda: self._file(value, rows)
 
     def _file(self, value: str | None, rows: pa.Table) -> AddAction:
         sink = pa.BufferOutputStream()

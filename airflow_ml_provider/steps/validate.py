@@ -19,6 +19,7 @@ from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import data_docs
 from airflow_ml_provider.steps.context import Outcome, Skipped
+from airflow_ml_provider.steps.data_docs import DATA_DOCS
 from airflow_ml_provider.steps.delta import storage_options
 from airflow_ml_provider.steps.expectations import evaluate, named_columns
 from airflow_ml_provider.steps.suites import load_suite
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from airflow_ml_provider.steps.context import StepContext
 
-DATA_DOCS = "data_docs.html"
 _EXAMPLES = 5
 _MOST_TEXT = 200
 

@@ -127,7 +127,7 @@ def test_no_row_for_the_partitions_skips_and_changes_nothing(
     assert result.status == "skipped"
     assert result.reason == f"of the 2 rows of {landing}, none is in day = d3"
     write_packed(landing / "a.csv", HEADER)
-    assert ingest().reason == f"of the 0 rows of {landing}, none is there"
+    assert ingest().reason == f"of the 0 rows of {landing}, none is left"
 
 
 def test_a_table_without_partitions_is_replaced_whole(ingest: Ingest, landing: Path, rows: Rows) -> None:

@@ -85,6 +85,7 @@ def test_corrected_rows_are_published_and_nothing_stays_aside(
     table = local_path(Store(store).table_uri("readings"))
     assert pl.read_delta(str(table)).rows() == [("d1", 1.0), ("d1", 9.0)]
     assert list(Store(store).paths("aside")) == []
+    assert "All 2 expectations passed" in local_path(result.links["Data Docs"]).read_text()
 
 
 def test_another_suite_audits_the_same_bytes_again(ingest: Callable[..., StepResult], tmp_path: Path) -> None:
