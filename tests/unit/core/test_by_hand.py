@@ -26,7 +26,7 @@ def test_the_eight_steps_run_by_their_specs_without_airflow(
     tmp_path: Path, flights_raw: Path, mlflow_uri: str
 ) -> None:
     tables = [{"name": name} for name in ("flights", "weather", "planes")]
-    model = {"name": "by_hand"}
+    model = {"name": "late_by_hand"}
 
     def ingest(source: str, schema: str, transform: str | None, **more: Any) -> dict[str, Any]:
         arguments = {"source": str(flights_raw / source), "schema": f"flights.schemas:{schema}", **more}
@@ -44,7 +44,7 @@ def test_the_eight_steps_run_by_their_specs_without_airflow(
                       "publish": {"name": "rows"}, "partitions": "2013-01-01..2013-01-27"}),
         ("train", {"function": "flights.model:train", "table": {"name": "rows"}, "model": model,
                    "partitions": "2013-01-01..2013-01-20", "params": {"rounds": 20}}),
-        ("evaluate", {"candidate": {"name": "by_hand", "version": 1}, "table": {"name": "rows"},
+        ("evaluate", {"candidate": {"name": "late_by_hand", "version": 1}, "table": {"name": "rows"},
                       "partitions": "2013-01-21..2013-01-27",
                       "gates": [{"metric": "roc_auc", "at_least": 0.6}]}),
         ("features", {"features": "flights.features:LATE_ARRIVAL", "tables": tables, "labels": False,
