@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SECTION = "ml"
 DEFAULT_COMPUTE = "local"
+KUBERNETES = "kubernetes"
 DEFAULT_CONNECTION = "mlflow_default"
 DEFAULT_EXPERIMENT = "{dag_id}"
 
@@ -30,18 +31,20 @@ def store() -> Store:
 
 
 def compute() -> Compute:
-    """The deployment's default compute: ``local``, or a value named as ``package.module:name``.
+    """The deployment's default compute: ``local``, ``kubernetes``, or a value named as ``package.module:name``.
 
-    :raises ConfigError: it is neither.
+    :raises ConfigError: it is none of them, or is set up wrongly.
     """
     from airflow_ml_provider.compute import Compute, LocalCompute
 
     name = option("compute", DEFAULT_COMPUTE)
     if name == DEFAULT_COMPUTE:
         return LocalCompute()
+    if name == KUBERNETES:
+        return _kubernetes()
     todo = (
-        f'set [{SECTION}] compute to "local", or to a Compute value as "package.module:name", in a module '
-        "that Airflow's workers can import"
+        f'set [{SECTION}] compute to "local", to "kubernetes", or to a Compute value as "package.module:name", in '
+        "a module that Airflow's workers can import"
     )
     module_name, _, attribute = name.partition(":")
     if not attribute:
@@ -57,6 +60,34 @@ def compute() -> Compute:
             f"[{SECTION}] compute = {name!r} is a {type(value).__name__}, not a Compute", todo=todo
         )
     return value
+
+
+def _kubernetes() -> Compute:
+    import json
+    from dataclasses import fields
+
+    from airflow_ml_provider.compute import KubernetesCompute
+    from airflow_ml_provider.contract.errors import did_you_mean
+
+    text = option(KUBERNETES)
+    todo = (
+        f'set [{SECTION}] kubernetes to a JSON document of its fields: {{"image": "...", "namespace": "..."}}'
+    )
+    try:
+        settings = json.loads(text or "{}")
+    except ValueError as error:
+        raise ConfigError(f"[{SECTION}] kubernetes is not JSON: {error}", todo=todo) from error
+    if not isinstance(settings, dict) or not settings.get("image"):
+        raise ConfigError(
+            f"[{SECTION}] compute is kubernetes, and [{SECTION}] kubernetes names no image", todo=todo
+        )
+    known = [one.name for one in fields(KubernetesCompute)]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(
+                f"[{SECTION}] kubernetes has an unknown field {name!r}", todo=did_you_mean(name, known)
+            )
+    return KubernetesCompute(**settings)
 
 
 def mlflow_connection() -> str:

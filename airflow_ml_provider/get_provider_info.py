@@ -89,10 +89,15 @@ _OPTIONS = {
         example="s3://bucket/prefix",
     ),
     "compute": _option(
-        "Where steps run that name no compute of their own: ``local``, a subprocess beside the task, or the "
-        'import path of a Compute value, as "package.module:name".',
-        example="my_company.computes:CLUSTER",
+        "Where steps run that name no compute of their own: ``local``, a subprocess beside the task; "
+        "``kubernetes``, a pod as the option ``kubernetes`` says; or the import path of a Compute value, as "
+        '"package.module:name".',
+        example="kubernetes",
         default="local",
+    ),
+    "kubernetes": _option(
+        "The fields of a KubernetesCompute as a JSON document, for ``compute = kubernetes``. No credentials.",
+        example='{"image": "registry.example.com/ml-steps:1", "namespace": "ml", "service_account": "ml-step"}',
     ),
     "mlflow_conn_id": _option(
         "The Airflow connection (of type MLflow) to the tracking server.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airflow_ml_provider.compute.base import Compute, Exit, Launch
+from airflow_ml_provider.compute.kubernetes import KubernetesCompute
 from airflow_ml_provider.compute.local import LocalCompute
 
-__all__ = ["Compute", "Exit", "Launch", "LocalCompute"]
+__all__ = ["Compute", "Exit", "KubernetesCompute", "Launch", "LocalCompute"]

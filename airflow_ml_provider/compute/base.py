@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
-from airflow_ml_provider.contract.errors import InfrastructureError, MLError
+from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError, MLError, did_you_mean
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_ml_provider.contract.fleets import FleetPlan
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Launch:
     :param code_roots: folders that the user's code is imported from.
     :param credentials: environment variables that the step needs and nobody may see: not in a spec, a log,
         a rendered field or a command line.
+    :param fingerprint: what the step computes; tells a running step apart from one of an older spec.
     """
 
     step_key: str
@@ -30,6 +33,7 @@ class Launch:
     spec_uri: str
     code_roots: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    fingerprint: str = ""
 
     @property
     def arguments(self) -> list[str]:
@@ -44,11 +48,13 @@ class Exit:
     :param code: its exit code, those of the error kinds if the step itself chose it.
     :param error: what the place knows better: killed, evicted, preempted.
     :param last_lines: the end of its output, where the compute has it.
+    :param place: facts about where it ran, for people: pod, node, image.
     """
 
     code: int
     error: MLError | None = None
     last_lines: str = ""
+    place: Mapping[str, str] = field(default_factory=dict)
 
 
 class Compute(ABC):
@@ -58,6 +64,36 @@ class Compute(ABC):
     ``TaskDeferred`` with the method name ``execute_complete``; the operator then calls :meth:`resume` with
     the event, in another process that knows only the launch.
     """
+
+    # How often a step whose place was taken away is started again within one try of its task.
+    resumptions: int = 0
+
+    def but(self, changes: Mapping[str, Any]) -> Self:
+        """This compute with some fields different; mappings are merged key by key.
+
+        Fields that only another kind of compute has are left out, so that one DAG serves both.
+
+        :raises ConfigError: no compute has such a field.
+        """
+        own = {one.name for one in fields(self)}  # type: ignore[arg-type]
+        unknown = sorted(set(changes) - own - _fields_of_all())
+        if unknown:
+            raise ConfigError(
+                f"no compute has a field {unknown[0]!r}",
+                todo=did_you_mean(unknown[0], sorted(own | _fields_of_all())),
+            )
+        found: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name in own:
+                below = getattr(self, name)
+                merge = isinstance(below, Mapping) and isinstance(value, Mapping)
+                found[name] = {**below, **value} if merge else value
+        return replace(self, **found)  # type: ignore[type-var]
+
+    @property
+    def ships_code(self) -> bool:
+        """Whether steps run where the DAG's folders are not, so that the user's code is packed and sent."""
+        return False
 
     @abstractmethod
     def run(self, launch: Launch, context: Context) -> Exit:
@@ -70,6 +106,12 @@ class Compute(ABC):
         """Carry on after a deferral."""
         raise InfrastructureError(f"{self!r} never defers, and was given an event: {dict(event)!r}")
 
+    def run_fleet(self, launch: Launch, plan: FleetPlan, context: Context) -> None:  # noqa: B027 - no duty
+        """Run the indexes of a fleet; what came of them stands in its ledger.
+
+        The default is to do nothing here: the step itself runs them, over processes beside it.
+        """
+
     @abstractmethod
     def cancel(self, launch: Launch) -> None:
         """End a running step; no error if it does not run."""
@@ -77,3 +119,7 @@ class Compute(ABC):
     def content(self) -> Mapping[str, str]:
         """What a result depends on beside the spec, such as an image digest; goes into the fingerprint."""
         return {}
+
+
+def _fields_of_all() -> set[str]:
+    return {one.name for kind in Compute.__subclasses__() for one in fields(kind)}  # type: ignore[arg-type]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import selectors
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_ml_provider.compute.base import Compute, Exit, Launch
+from airflow_ml_provider.compute.output import Output
 from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
 
 if TYPE_CHECKING:
@@ -29,9 +28,7 @@ log = logging.getLogger(__name__)
 _PATIENCE = 3.0
 _POLL_EVERY = 0.5
 _BLINK = 0.05
-_KEPT_LINES = 15
 _LONGEST_LINE = 32_768
-_LEVELLED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)", re.S)
 
 _running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -58,11 +55,10 @@ class LocalCompute(Compute):
         """Run the step; its output goes to the task log line by line."""
         process = self._start(launch)
         _running[launch.step_key] = process
-        last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        output = Output()
         try:
             for line in _lines(process):
-                last_lines.append(line)
-                _tell(line)
+                output.tell(line)
             # What the step left behind in its session; before it is reaped, while its id cannot be reused.
             _signal_session(process, signal.SIGKILL)
             code = process.wait()
@@ -76,7 +72,7 @@ class LocalCompute(Compute):
         if error is not None:
             # Among the step's own last lines, where people look for its end.
             log.error("%s", error)
-        return Exit(code, error, "\n".join(last_lines))
+        return Exit(code, error, output.last_lines)
 
     def cancel(self, launch: Launch) -> None:
         """End the step's session: SIGTERM, then SIGKILL."""
@@ -158,14 +154,6 @@ def _read(output: int) -> bytes:
     with suppress(BlockingIOError):
         return os.read(output, 65_536)
     return b""
-
-
-def _tell(line: str) -> None:
-    levelled = _LEVELLED.fullmatch(line)
-    if levelled:
-        log.log(logging.getLevelNamesMapping()[levelled[1]], "%s", levelled[2])
-    else:
-        log.info("%s", line)
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

@@ -6,7 +6,7 @@ is in the notation of :mod:`airflow_ml_provider.contract.partitions`; an empty t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,9 +15,11 @@ from airflow_ml_provider.contract.models import Model
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.contract.tables import Table
 
-Verb = Literal["ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor"]
+Verb = Literal[
+    "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor", "fleet"
+]
 VERBS: tuple[Verb, ...] = (
-    "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor",
+    "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor", "fleet",
 )  # fmt: skip
 
 
@@ -113,6 +115,35 @@ class MonitorArguments(Arguments, frozen=True, kw_only=True):
     minimum_rows: int = 200
 
 
+class FleetArguments(Arguments, frozen=True, kw_only=True):
+    """:class:`~airflow_ml_provider.operators.FleetOperator`, resolved; also TrainOperator's with ``over=``.
+
+    The items are the rows of the table ``over``, or lie beside the spec under ``items_digest``; by hand they
+    may be written here.
+    """
+
+    function: str
+    over: Table | None = None
+    items: tuple[dict[str, Any], ...] = ()
+    items_digest: str = ""
+    count: int = 0
+    table: Table | None = None
+    partitions: str = ""
+    params: dict[str, Any] = {}
+    # The function trains a model on feature rows, and each item's is kept.
+    trains: bool = False
+    trusted_types: tuple[str, ...] = ()
+    # The best item's model is registered: by the metric of this name, the least with a "-" before it.
+    best: str = ""
+    model: Model | None = None
+    items_per_index: Annotated[int, msgspec.Meta(ge=1)] = 1
+    parallelism: Annotated[int, msgspec.Meta(ge=1)] = 10
+    tries: Annotated[int, msgspec.Meta(ge=1)] = 2
+    # A number of items, or a share of them.
+    max_failed: int | float = 0
+    publish: Table | None = None
+
+
 ARGUMENTS: dict[str, type[Arguments]] = {
     "ingest": IngestArguments,
     "validate": ValidateArguments,
@@ -122,4 +153,5 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "promote": PromoteArguments,
     "predict": PredictArguments,
     "monitor": MonitorArguments,
+    "fleet": FleetArguments,
 }

@@ -32,11 +32,17 @@ class RunOf(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Code(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The user's code: folders it is imported from, its digest, and the commit it was at if known."""
+    """The user's code: folders it is imported from, its digest, and the commit it was at if known.
+
+    ``archive`` is the path in the store of a packed copy, for a place that does not have the folders; the
+    SHA-256 of its bytes is ``archive_digest``.
+    """
 
     roots: tuple[str, ...] = ()
     digest: str = ""
     commit: str = ""
+    archive: str = ""
+    archive_digest: str = ""
 
 
 class Tracking(msgspec.Struct, frozen=True, omit_defaults=True):

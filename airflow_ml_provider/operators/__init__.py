@@ -1,4 +1,4 @@
-"""The eight step operators, in the order in which the data flows; each is loaded when it is used."""
+"""The step operators, in the order in which the data flows, and fleets; each is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_ml_provider.operators.evaluate import EvaluateOperator
     from airflow_ml_provider.operators.features import FeaturesOperator
+    from airflow_ml_provider.operators.fleet import FleetOperator
     from airflow_ml_provider.operators.ingest import IngestOperator
     from airflow_ml_provider.operators.monitor import MonitorOperator
     from airflow_ml_provider.operators.predict import PredictOperator
@@ -23,11 +24,13 @@ _HOME_OF = {
     "PromoteOperator": "promote",
     "PredictOperator": "predict",
     "MonitorOperator": "monitor",
+    "FleetOperator": "fleet",
 }
 
 __all__ = [
     "EvaluateOperator",
     "FeaturesOperator",
+    "FleetOperator",
     "IngestOperator",
     "MonitorOperator",
     "PredictOperator",

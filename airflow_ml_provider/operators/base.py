@@ -13,11 +13,12 @@ from airflow.sdk import BaseOperator
 from airflow_ml_provider import __version__, config
 from airflow_ml_provider.compute.base import Launch
 from airflow_ml_provider.contract.documents import PROTOCOL, StepResult, StepSpec, Tracking, read_spec
-from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
+from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError, PreemptedError
 from airflow_ml_provider.contract.identity import explain_difference, fingerprint
 from airflow_ml_provider.links.step import DataDocsLink, MlflowRunLink, ModelLink, ReportLink
-from airflow_ml_provider.operators import events, results, runs
-from airflow_ml_provider.operators.pins import Pins, code_of, code_roots, commit_of
+from airflow_ml_provider.operators import events, results, resumptions, runs
+from airflow_ml_provider.operators.connections import connection_document, connection_variable
+from airflow_ml_provider.operators.pins import Pins, code_of, code_roots, commit_of, shipped
 from airflow_ml_provider.operators.retries import StepRetryPolicy
 
 if TYPE_CHECKING:
@@ -34,9 +35,12 @@ class StepOperator(BaseOperator):
     A retry finds the result of an earlier try and reuses it when nothing that it depends on has changed; so
     does a cleared task. Killing the task ends the step. XCom gets a small manifest of references and numbers.
 
-    :param compute: where the step runs; the deployment's default when left out.
+    :param compute: where the step runs; the deployment's default when left out. A mapping changes fields of
+        the default for this step: ``{"resources": {"memory": "16Gi"}}``.
     :param code: folder or folders of the user's code, relative to the DAG file's; its own folder and its
         bundle's when left out.
+    :param connections: ids of Airflow connections that the user's functions need; each reaches the step as
+        the environment variable ``AIRFLOW_ML_CONN_{ID}``, a JSON document, and is seen nowhere else.
     :param seed: seeds everything the step draws from.
     :param retry_policy: replaces the default, which retries only failures that a retry can help.
     """
@@ -52,7 +56,8 @@ class StepOperator(BaseOperator):
     def __init__(
         self,
         *,
-        compute: Compute | None = None,
+        compute: Compute | Mapping[str, Any] | None = None,
+        connections: Sequence[str] = (),
         code: str | PathLike[str] | Iterable[str | PathLike[str]] | None = None,
         seed: int = 0,
         retry_policy: RetryPolicy | None = StepRetryPolicy(),  # noqa: B008 - it has no state
@@ -60,10 +65,13 @@ class StepOperator(BaseOperator):
     ) -> None:
         super().__init__(retry_policy=retry_policy, **kwargs)
         self.compute = compute
+        self.connections = (connections,) if isinstance(connections, str) else tuple(connections)
         self.code = code
         self.seed = seed
         self.step_links: dict[str, str] = {}
+        self.place: dict[str, str] = {}
         self._launch: Launch | None = None
+        self._killed = False
 
     @abstractmethod
     def arguments(self, pins: Pins, context: Context) -> Arguments:
@@ -98,7 +106,7 @@ class StepOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step, or reuse its result."""
         store = config.store()
-        spec, credentials = self._spec(store, context)
+        spec = self._spec(store, context)
         earlier = results.read(store, spec.step_key)
         if earlier is not None and self.reusable and results.stands(earlier, spec):
             self.log.info("hit: step %s has done exactly this already; its result stands", spec.step_key)
@@ -106,12 +114,14 @@ class StepOperator(BaseOperator):
         if earlier is not None and earlier.parts:
             changed = explain_difference(earlier.parts, spec.parts) or "the earlier try did not succeed"
             self.log.info("miss: %s", changed if self.reusable else "looking for new input")
-        results.forget(store, spec.step_key)
+        if earlier is not None:
+            results.forget(store, spec.step_key)
         spec_uri = store.write(f"runs/{spec.step_key}/spec.json", spec.encode())
-        launch = Launch(spec.step_key, self.verb, spec_uri, spec.code.roots, credentials)
-        self._launch = launch
+        self._launch = launch = self._launch_of(spec, spec_uri)
         self.log.info("running the %s step %s: %s", self.verb, spec.step_key, spec_uri)
-        return self._conclude(store, spec, self._compute().run(launch, context), context)
+        return self._conclude(
+            store, spec, self.run_on(self._compute(), launch, spec, store, context), context
+        )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Carry on after the compute deferred: the spec in the store says what was started."""
@@ -122,11 +132,26 @@ class StepOperator(BaseOperator):
         if content is None:
             raise InfrastructureError(f"the spec that was started is gone: {uri}")
         spec = read_spec(content, source=uri)
-        self._launch = Launch(key, self.verb, uri, spec.code.roots)
-        return self._conclude(store, spec, self._compute().resume(self._launch, context, event), context)
+        self._launch = launch = self._launch_of(spec, uri)
+        ended = self.resume_on(self._compute(), launch, spec, store, context, event)
+        return self._conclude(store, spec, ended, context)
+
+    def run_on(
+        self, compute: Compute, launch: Launch, spec: StepSpec, store: Store, context: Context
+    ) -> Exit:
+        """Have a compute run the step; a verb that takes several runs says so here."""
+        return compute.run(launch, context)
+
+    def resume_on(
+        self, compute: Compute, launch: Launch, spec: StepSpec, store: Store, context: Context,
+        event: Mapping[str, Any],
+    ) -> Exit:  # fmt: skip
+        """Carry on after :meth:`run_on` deferred."""
+        return compute.resume(launch, context, event)
 
     def on_kill(self) -> None:
         """End the step when the task is ended."""
+        self._killed = True
         if self._launch is not None:
             self._compute().cancel(self._launch)
 
@@ -136,7 +161,25 @@ class StepOperator(BaseOperator):
             self.outlets = [*self.outlets, asset]
 
     def _conclude(self, store: Store, spec: StepSpec, ended: Exit, context: Context) -> dict[str, Any]:
-        return self._finish(results.believe(store, spec, ended), context)
+        """Believe what came of the step; start it again if only its place was taken away."""
+        while True:
+            try:
+                result = results.believe(store, spec, ended)
+                if result.failure is None or result.failure.kind != PreemptedError.kind:
+                    self.place = dict(ended.place)
+                    return self._finish(result, context)
+                raise results.error_of(result.failure)
+            except PreemptedError as error:
+                compute, launch = self._compute(), self._launch
+                if launch is None or self._killed:
+                    raise
+                if not resumptions.claim(store, spec.step_key, context, compute.resumptions):
+                    raise
+                self.log.warning(
+                    "%s; it is started again, which takes none of the task's retries", error.what
+                )
+            results.forget(store, spec.step_key)
+            ended = self.run_on(compute, launch, spec, store, context)
 
     def _finish(self, result: StepResult, context: Context) -> dict[str, Any]:
         self.step_links = dict(result.links)
@@ -144,18 +187,36 @@ class StepOperator(BaseOperator):
         for warning in result.warnings:
             self.log.warning(warning)
         self.announce(result, context)
-        return result.manifest()
+        return {**result.manifest(), **({"place": self.place} if self.place else {})}
+
+    def _launch_of(self, spec: StepSpec, uri: str) -> Launch:
+        return Launch(spec.step_key, self.verb, uri, spec.code.roots, self._credentials(), spec.fingerprint)
 
     def _compute(self) -> Compute:
-        return self.compute or config.compute()
+        if self.compute is None or isinstance(self.compute, Mapping):
+            return config.compute().but(self.compute or {})
+        return self.compute
 
-    def _spec(self, store: Store, context: Context) -> tuple[StepSpec, dict[str, str]]:
+    def _credentials(self) -> dict[str, str]:
+        """Environment variables for the step alone; never to be shown or stored."""
         from airflow_ml_provider.hooks.mlflow import find_hook
 
+        hook = find_hook()
+        found = hook.environment() if hook else {}
+        for name in self.connections:
+            found[connection_variable(name)] = connection_document(name)
+        return found
+
+    def _spec(self, store: Store, context: Context) -> StepSpec:
         pins = Pins(store, wanted_by=f"task {self.task_id!r}")
         arguments = self.arguments(pins, context)
         roots = code_roots(self.code, self.dag.fileloc, runs.bundle_of(context))
         code = code_of(self.entry_points(), roots, commit_of(roots))
+        compute = self._compute()
+        if compute.ships_code:
+            code = shipped(code, self.entry_points(), store, whole=self.code is not None)
+        from airflow_ml_provider.hooks.mlflow import find_hook
+
         hook = find_hook()
         tracking = Tracking(
             hook.tracking_uri if hook else "", config.experiment(self.dag_id), config.mlflow_browse_url()
@@ -167,7 +228,7 @@ class StepOperator(BaseOperator):
             "seed": self.seed,
             "protocol": PROTOCOL,
             "package": __version__,
-            **self._compute().content(),
+            **compute.content(),
             **self.further_parts(pins, arguments),
             **builtins,
         }
@@ -184,4 +245,4 @@ class StepOperator(BaseOperator):
             fingerprint=fingerprint(parts),
         )
         spec.typed_arguments()
-        return spec, hook.environment() if hook else {}
+        return spec

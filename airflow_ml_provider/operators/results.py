@@ -15,6 +15,7 @@ from airflow_ml_provider.contract.errors import (
     ConfigError,
     InfrastructureError,
     MLError,
+    PreemptedError,
     TransientError,
 )
 
@@ -63,6 +64,13 @@ def believe(store: Store, spec: StepSpec, ended: Exit) -> StepResult:
     """
     result = read(store, spec.step_key)
     if result is not None and result.fingerprint == spec.fingerprint:
+        if (
+            result.failure is not None
+            and result.failure.kind == PreemptedError.kind
+            and ended.error is not None
+        ):
+            # The step knows that it was asked to end, its place knows why.
+            raise ended.error
         return result
     if ended.error is not None:
         raise ended.error

@@ -1,4 +1,4 @@
-"""A model from feature rows."""
+"""A model from feature rows, or one for each of many items."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.assets import model_asset
-from airflow_ml_provider.contract.arguments import TrainArguments
+from airflow_ml_provider.contract.arguments import FleetArguments, TrainArguments
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.models import Model, as_model
-from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.events import announce_model
+from airflow_ml_provider.operators.fleet import FleetStep
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ALIAS = "challenger"
 
 
-class TrainOperator(StepOperator):
+class TrainOperator(FleetStep):
     """Trains a model on pinned feature rows and registers it in MLflow as a new version, the challenger.
 
     A retry and a clear reuse the version while rows, code, hyperparameters and seed are the same; the same
@@ -30,16 +30,19 @@ class TrainOperator(StepOperator):
 
     :param function: ``"package.module:function"`` that gets the rows and gives a model. (templated)
     :param table: feature rows: a Table, its name, or an upstream step's ``.output``. (templated)
-    :param model: the registered model that gets the version.
+    :param model: the registered model that gets the version; with ``over=`` that of the best item.
     :param partitions: which partitions to train on; all of them when empty. (templated)
     :param hyperparameters: given to the function as ``params``; an operator's ``params`` are Airflow's, for
         the form of a run. (templated)
     :param trusted_types: types that a model may hold beside those that are safe to load. (templated)
+    :param over: items to train a model for each of. (templated)
+    :param best: with ``over=``: the metric by which one item's model is registered, with a "-" before its
+        name where less is better.
     """
 
     verb = "train"
     template_fields: Sequence[str] = (
-        "function", "table", "model", "partitions", "hyperparameters", "trusted_types",
+        "function", "table", "model", "partitions", "hyperparameters", "trusted_types", "over",
     )  # fmt: skip
     template_fields_renderers = {"hyperparameters": "json"}
     ui_color = "#ede7f6"
@@ -49,14 +52,20 @@ class TrainOperator(StepOperator):
         *,
         function: str,
         table: Table | str | Any,
-        model: Model | str,
+        model: Model | str | None = None,
         partitions: str = "",
         hyperparameters: Mapping[str, Any] | None = None,
         trusted_types: Sequence[str] = (),
+        over: Any = None,
+        best: str = "",
         **kwargs: Any,
     ) -> None:
         _refuse_params(kwargs.get("params"))
-        super().__init__(**kwargs)
+        super().__init__(over=over, **kwargs)
+        if over is not None:
+            # A fleet of trainings; all that is particular to it is done by that step.
+            self.verb = "fleet"  # type: ignore[misc]
+        _check_model(self.task_id, model, best, many=over is not None)
         if isinstance(trusted_types, str):
             raise ConfigError(
                 f"trusted_types is the text {trusted_types!r}",
@@ -70,14 +79,30 @@ class TrainOperator(StepOperator):
             dict(hyperparameters) if isinstance(hyperparameters, Mapping) else hyperparameters
         )
         self.trusted_types = trusted_types
-        self.add_outlet(model_asset(Model(as_model(model, wanted_by=f"task {self.task_id!r}").name, ALIAS)))
+        self.best = best
+        if model is not None:
+            known = as_model(model, wanted_by=f"task {self.task_id!r}")
+            self.add_outlet(model_asset(Model(known.name, ALIAS)))
 
-    def arguments(self, pins: Pins, context: Context) -> TrainArguments:
+    def arguments(self, pins: Pins, context: Context) -> TrainArguments | FleetArguments:
         """The step's arguments, with the table pinned."""
+        if self.verb == "fleet":
+            return self.fleet_arguments(
+                pins,
+                context,
+                trains=True,
+                function=self.function,
+                table=pins.table(self.table),
+                partitions=str(self.partitions),
+                params=dict(self.hyperparameters or {}),
+                trusted_types=tuple(self.trusted_types),
+                best=self.best,
+                model=self._challenger(pins) if self.best else None,
+            )
         return TrainArguments(
             function=self.function,
             table=pins.table(self.table),
-            model=Model(as_model(self.model, wanted_by=pins.wanted_by).name, ALIAS),
+            model=self._challenger(pins),
             partitions=str(self.partitions),
             params=dict(self.hyperparameters or {}),
             trusted_types=tuple(self.trusted_types),
@@ -88,8 +113,24 @@ class TrainOperator(StepOperator):
         return (self.function,)
 
     def announce(self, result: StepResult, context: Context) -> None:
-        """An event for the challenger."""
+        """Events for the challenger, and for the table of results."""
+        super().announce(result, context)
         announce_model(self, result, context, moved=True, alias=ALIAS)
+
+    def _challenger(self, pins: Pins) -> Model:
+        return Model(as_model(self.model, wanted_by=pins.wanted_by).name, ALIAS)
+
+
+def _check_model(task_id: str, model: Any, best: str, *, many: bool) -> None:
+    """A single training is registered; of many at most the best, and both is then to be said."""
+    if many and bool(best) != (model is not None):
+        raise ConfigError(
+            f"task {task_id!r} trains many models and has {'best' if best else 'model'}= alone",
+            todo='give both to register the best one: model="flight_delays", best="roc_auc"; or none of them',
+        )
+    if not many and (model is None or best):
+        missing = "no model= to register its training as" if model is None else "best= without over="
+        raise ConfigError(f"task {task_id!r} has {missing}")
 
 
 def _refuse_params(params: Any) -> None:

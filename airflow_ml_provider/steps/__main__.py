@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from airflow_ml_provider.contract.arguments import VERBS
-from airflow_ml_provider.contract.documents import StepResult
+from airflow_ml_provider.contract.documents import StepResult, StepSpec
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, ConfigError, MLError
 
 
@@ -22,30 +22,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("verb", choices=VERBS)
     parser.add_argument("--spec", required=True, help="file or URI of the spec")
     parser.add_argument("--end-with-parent", action="store_true", help="end when standard input closes")
+    fleet = parser.add_argument_group("parts of a fleet")
+    fleet.add_argument("--plan", action="store_true", help="write the fleet's plan and end")
+    fleet.add_argument("--index", type=int, metavar="N", help="run the N-th pending index, from 0, and end")
+    fleet.add_argument("--worker", help=argparse.SUPPRESS)
+    fleet.add_argument("--fleet-plan", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    return run(options.spec, verb=options.verb, end_with_parent=options.end_with_parent)
+    part = None
+    if options.verb == "fleet":
+        from airflow_ml_provider.steps import fleet_modes
+
+        part = fleet_modes.wanted(options)
+    return run(options.spec, verb=options.verb, end_with_parent=options.end_with_parent, part=part)
 
 
-def run(spec_uri: str, *, verb: str | None = None, end_with_parent: bool = False, again: bool = False) -> int:
+def run(
+    spec_uri: str,
+    *,
+    verb: str | None = None,
+    end_with_parent: bool = False,
+    again: bool = False,
+    part: Callable[[StepSpec], int] | None = None,
+) -> int:
     """Run the step of a spec; gives the exit code.
 
     :param verb: refuse a spec of another verb.
     :param end_with_parent: end when standard input closes.
     :param again: run even if an earlier try has left a result.
+    :param part: runs only a part of the step, without a result.
     """
     # Before any library starts OpenMP: threads that wait sleep instead of spinning. On a machine that is busy
     # with other steps, or a pod with a CPU limit, spinning made LightGBM's training four times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from airflow_ml_provider.steps import runner
+    from airflow_ml_provider.steps import place, runner
     from airflow_ml_provider.steps.context import log
 
     runner.set_up_logging()
+    place.note_memory()
     if end_with_parent:
         runner.end_with_parent()
     try:
         spec = runner.load_spec(spec_uri)
         if verb and spec.verb != verb:
             raise ConfigError(f"{spec_uri} is the spec of a {spec.verb} step, not of {verb}")
+        if part is not None:
+            return part(spec)
         result = None if again else runner.existing_result(spec)
         if result is not None:
             log.info("already done by an earlier try; its result stands")

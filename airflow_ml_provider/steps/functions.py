@@ -1,20 +1,22 @@
 """Calling the user's functions: each gets what it asks for, by parameter name and annotation.
 
 A parameter named as a table gets that table in the form its annotation names; other parameters get values
-by name (``params``, ``seed``, ...). Where there is one table and one parameter with a frame's annotation,
-its name is free. The user's function never sees anything of this package.
+by name (``params``, ``seed``, ...) or by the type they are annotated with (``Checkpoint``). Where there is
+one table and one parameter with a frame's annotation, its name is free. The user's function sees nothing
+else of this package.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import polars as pl
 
@@ -90,17 +92,20 @@ def call(
     *,
     frames: Mapping[str, pl.LazyFrame] | None = None,
     values: Mapping[str, Any] | None = None,
+    typed: Mapping[type, Any] | None = None,
     scratch: Path | None = None,
 ) -> Any:
     """Call a user's function with what it asks for.
 
     :param frames: tables it may ask for, by name.
     :param values: other things it may ask for, by name.
+    :param typed: things it may ask for by annotation, whatever the parameter's name, or without one by the
+        type's name in lower case.
     :param scratch: where a table is laid down for a function that asks for a Path or a Dataset.
     :raises UserCodeError: it asks for something that is not there, or in a form that is not known.
     :raises UserFunctionError: it raised.
     """
-    given = _bind(function, frames or {}, values or {}, scratch)
+    given = _bind(function, frames or {}, values or {}, typed or {}, scratch)
     with blame(function):
         return function(**given)
 
@@ -180,11 +185,12 @@ def _bind(
     function: Callable[..., Any],
     frames: Mapping[str, pl.LazyFrame],
     values: Mapping[str, Any],
+    typed: Mapping[type, Any],
     scratch: Path | None,
 ) -> dict[str, Any]:
     who = name_of(function)
     signature = _signature(function)
-    offered = _offer(frames, values)
+    offered = _offer(frames, values, typed)
     wants_frame = [p for p in signature.parameters.values() if _form(p.annotation) is not None]
     given: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
@@ -210,6 +216,8 @@ def _bind(
             given[name] = _as_form(frame, form, name, scratch)
         elif name in values:
             given[name] = values[name]
+        elif (kind := _wanted_type(parameter, typed)) is not None:
+            given[name] = typed[kind]
         elif parameter.default is parameter.empty:
             near = did_you_mean(name, [*frames, *values])
             raise UserCodeError(
@@ -218,12 +226,26 @@ def _bind(
     return given
 
 
-def _offer(frames: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def _wanted_type(parameter: inspect.Parameter, typed: Mapping[type, Any]) -> type | None:
+    """The type, of those on offer, that a parameter asks for: ``Checkpoint``, ``Checkpoint | None``."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return next((kind for kind in typed if kind.__name__.lower() == parameter.name), None)
+    if isinstance(annotation, str):
+        names = {part.rpartition(".")[2] for part in re.findall(r"[\w.]+", annotation)}
+    else:
+        names = {getattr(part, "__name__", "") for part in (annotation, *get_args(annotation))}
+    return next((kind for kind in typed if kind.__name__ in names), None)
+
+
+def _offer(frames: Mapping[str, Any], values: Mapping[str, Any], typed: Mapping[type, Any]) -> str:
     said = []
     if frames:
         said.append(f"tables: {', '.join(sorted(frames))} (as {', '.join(FRAME_FORMS)})")
     if values:
         said.append(f"values: {', '.join(sorted(values))}")
+    if typed:
+        said.append(f"by annotation: {', '.join(sorted(kind.__name__ for kind in typed))}")
     return "available: " + "; ".join(said)
 
 

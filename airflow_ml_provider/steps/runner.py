@@ -19,7 +19,9 @@ import msgspec
 from airflow_ml_provider.contract.documents import Failure, StepResult, StepSpec, read_result, read_spec
 from airflow_ml_provider.contract.errors import InfrastructureError, MLError
 from airflow_ml_provider.contract.store import Store, is_local, local_path
+from airflow_ml_provider.steps import shipped_code
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext, log
+from airflow_ml_provider.steps.place import Ending
 
 
 def load_spec(uri: str) -> StepSpec:
@@ -41,10 +43,22 @@ def load_spec(uri: str) -> StepSpec:
 def run_step(spec: StepSpec) -> StepResult:
     """Run a step and write its result; failures are results too, and are given back, not raised."""
     started = time.monotonic()
-    result = _attempt(spec)
-    result = msgspec.structs.replace(result, seconds=round(time.monotonic() - started, 3), parts=spec.parts)
-    try:
+
+    def keep(result: StepResult) -> StepResult:
+        spent = round(time.monotonic() - started, 3)
+        result = msgspec.structs.replace(result, seconds=spent, parts=spec.parts)
         Store(spec.store).write(f"runs/{spec.step_key}/result.json", result.encode())
+        return result
+
+    def leave_word(error: MLError) -> None:
+        keep(_failed(spec, error))
+
+    ending = Ending(leave_word)
+    ending.watch()
+    result = _attempt(spec, ending)
+    try:
+        with ending.concluding():
+            result = keep(result)
     except MLError as error:
         # Without a result the step has not happened, whatever it did; its publications are found again.
         if result.failure is None:
@@ -96,10 +110,11 @@ def set_seeds(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def _attempt(spec: StepSpec) -> StepResult:
-    scratch = Path(tempfile.mkdtemp(prefix=f"{spec.step_key[:40]}-"))
+def _attempt(spec: StepSpec, ending: Ending) -> StepResult:
+    scratch = ending.scratch = Path(tempfile.mkdtemp(prefix=f"{spec.step_key[:40]}-"))
     step = None
     try:
+        spec = shipped_code.laid_down(spec, scratch)
         arguments = spec.typed_arguments()
         step = StepContext(spec, scratch)
         verb = importlib.import_module(f"airflow_ml_provider.steps.{spec.verb}")

@@ -7,15 +7,17 @@ the run has a version, and the alias comes last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airflow_ml_provider.contract.arguments import TrainArguments
+from airflow_ml_provider.contract.checkpoints import Checkpoint
 from airflow_ml_provider.contract.errors import DataError, UserCodeError
 from airflow_ml_provider.contract.models import Model
-from airflow_ml_provider.steps import functions, models, origin, runner, versions
+from airflow_ml_provider.steps import checkpoints, functions, models, origin, runner, versions
 from airflow_ml_provider.steps.context import Outcome, StepContext
 from airflow_ml_provider.steps.labelled_rows import LabelledRows
 from airflow_ml_provider.steps.metrics import metrics
@@ -48,9 +50,11 @@ def run(step: StepContext, arguments: TrainArguments) -> Outcome:
             registered = _train(step, arguments, function, rows, tracked)
         else:
             step.log.info("an earlier try registered %s; it is not trained again", registered)
-        _become_challenger(step, registered)
+        become_challenger(step, registered)
         with step.tracker.speaking("read the run"):
             logged = step.tracker.client.get_run(tracked.run_id).data.metrics
+    # The model stands; a try after this one takes it and does not train.
+    checkpoints.remove(step)
     reference = registered.reference(ALIAS)
     return Outcome(
         model=reference,
@@ -83,21 +87,28 @@ def _train(
                 "features": list(rows.rows.features),
                 "label": rows.label,
             },
+            typed={Checkpoint: checkpoints.StepCheckpoint(step)},
             scratch=step.scratch,
         )
-        model, own_metrics = _model_and_metrics(given, arguments.function)
-        saved = _save(step, arguments, model, rows, tracked)
+        model, own_metrics = model_and_metrics(given, arguments.function)
+        saved = save_model(
+            model,
+            step.scratch / versions.FOLDER,
+            rows,
+            trusted_types=arguments.trusted_types,
+            run_id=tracked.run_id,
+        )
         # Read back from the files: what is measured is what will be used.
-        scored = _scored(step, models.load(saved.folder, arguments.model.name), rows)
+        scored = score_rows(step.scratch / "scored", models.load(saved.folder, arguments.model.name), rows)
     step.tracker.log_folder(tracked.run_id, saved.folder, versions.FOLDER)
     # What monitoring compares later rows and scores with.
     profile = build_profile(scored, [*rows.rows.features, "score"], by=rows.partition_by)
     origin.log_document(step, tracked.run_id, "reference_profile.json", profile)
-    step.tracker.log(tracked.run_id, metrics={**_training_metrics(scored, rows), **own_metrics})
+    step.tracker.log(tracked.run_id, metrics={**training_metrics(scored, rows), **own_metrics})
     return versions.register(step, arguments.model.name, tracked.run_id, saved, origin.tags_of(step, rows))
 
 
-def _model_and_metrics(given: Any, function: str) -> tuple[Any, dict[str, float]]:
+def model_and_metrics(given: Any, function: str) -> tuple[Any, dict[str, float]]:
     """What the user's function gave: a model, or a model and a mapping of its metrics."""
     if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)):
         return given, {}
@@ -112,24 +123,24 @@ def _model_and_metrics(given: Any, function: str) -> tuple[Any, dict[str, float]
     return given[0], numbers
 
 
-def _save(
-    step: StepContext, arguments: TrainArguments, model: Any, rows: LabelledRows, tracked: TrackedRun
+def save_model(
+    model: Any, folder: Path, rows: LabelledRows, *, trusted_types: Iterable[str], run_id: str
 ) -> SavedModel:
+    """Write a model with all that is needed to use it."""
     order = models.model_order(model, rows.rows.features)
     return models.save(
         model,
-        step.scratch / versions.FOLDER,
+        folder,
         models.Inputs(order, rows.inputs.texts & frozenset(order)),
         example=rows.frame.select(order).head(_EXAMPLE_ROWS).collect(),
-        trusted_types=arguments.trusted_types,
-        run_id=tracked.run_id,
+        trusted_types=trusted_types,
+        run_id=run_id,
         notes={"label": rows.label, "feature_hash": rows.rows.hash},
     )
 
 
-def _scored(step: StepContext, model: ScoringModel, rows: LabelledRows) -> pl.LazyFrame:
+def score_rows(folder: Path, model: ScoringModel, rows: LabelledRows) -> pl.LazyFrame:
     """The training rows with their scores, on local disk, so that memory is bounded by a batch."""
-    folder = step.scratch / "scored"
     folder.mkdir()
     keep = [*rows.rows.features, rows.label, *([rows.partition_by] if rows.partition_by else [])]
     for number, (batch, [scores]) in enumerate(scored_batches(rows.frame, [model], keep)):
@@ -137,14 +148,15 @@ def _scored(step: StepContext, model: ScoringModel, rows: LabelledRows) -> pl.La
     return pl.scan_parquet(folder)
 
 
-def _training_metrics(scored: pl.LazyFrame, rows: LabelledRows) -> dict[str, float]:
+def training_metrics(scored: pl.LazyFrame, rows: LabelledRows) -> dict[str, float]:
+    """How a model does on the rows that it was trained on."""
     measured = scored.select(rows.label, "score").collect(engine="streaming")
     found = metrics(measured[rows.label].to_numpy(), measured["score"].to_numpy())
     named = {f"train_{name}": value for name, value in found.items() if value is not None}
     return {**named, "train_rows": rows.count, "train_positive_share": rows.positives / rows.count}
 
 
-def _become_challenger(step: StepContext, registered: Registered) -> None:
+def become_challenger(step: StepContext, registered: Registered) -> None:
     """Set the alias, unless a newer version has it: this may be the late retry of an older training."""
     current = versions.find(step, Model(registered.name, ALIAS))
     if current is None or current.version < registered.version:

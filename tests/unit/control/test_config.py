@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_ml_provider import config
-from airflow_ml_provider.compute import LocalCompute
+from airflow_ml_provider.compute import KubernetesCompute, LocalCompute
 from airflow_ml_provider.contract.errors import ConfigError
 
 ELSEWHERE = LocalCompute(environment={"WHERE": "elsewhere"})
@@ -30,7 +30,7 @@ def test_a_compute_can_be_named_by_its_import_path(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("kubernetes", "names no compute"),
+        ("somewhere", "names no compute"),
         ("nowhere.at_all:X", "No module named 'nowhere'"),
         (f"{__name__}:MISSING", "MISSING"),
         ("airflow_ml_provider.config:SECTION", "is a str, not a Compute"),
@@ -57,3 +57,44 @@ def test_an_option_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) ->
     assert config.mlflow_browse_url() == "http://mlflow"
     monkeypatch.setenv("AIRFLOW__ML__MLFLOW_CONN_ID", "")
     assert config.mlflow_connection() == "mlflow_default"
+
+
+def test_kubernetes_is_set_up_by_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__ML__COMPUTE", "kubernetes")
+    monkeypatch.setenv(
+        "AIRFLOW__ML__KUBERNETES", '{"image": "steps:1", "namespace": "ml", "secrets": ["store"]}'
+    )
+    assert config.compute() == KubernetesCompute(image="steps:1", namespace="ml", secrets=("store",))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "names no image"),
+        ("{", "is not JSON"),
+        ('{"image": "steps:1", "name_space": "ml"}', "did you mean 'namespace'"),
+        ('{"image": "steps:1", "secrets": "store"}', "is not a list"),
+    ],
+)
+def test_a_wrong_document_for_kubernetes_is_named(
+    monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW__ML__COMPUTE", "kubernetes")
+    monkeypatch.setenv("AIRFLOW__ML__KUBERNETES", text)
+    with pytest.raises(ConfigError, match=said):
+        config.compute()
+
+
+def test_a_step_changes_fields_of_the_default_and_those_of_another_kind_are_left_out() -> None:
+    pods = KubernetesCompute(image="steps:1", resources={"cpu": 2, "memory": "4Gi"})
+    more = pods.but({"resources": {"memory": "16Gi"}, "python": "/usr/bin/python3"})
+    assert more == KubernetesCompute(image="steps:1", resources={"cpu": 2, "memory": "16Gi"})
+    assert LocalCompute().but({"resources": {"memory": "16Gi"}}) == LocalCompute()
+    with pytest.raises(ConfigError, match="did you mean 'resources'"):
+        LocalCompute().but({"resource": {}})
+
+
+def test_a_compute_has_a_repr_that_makes_it_again_and_a_hash() -> None:
+    pods = KubernetesCompute(image="steps:1", tolerations=[{"key": "gpu"}], labels={"b": "2", "a": "1"})
+    assert eval(repr(pods)) == pods
+    assert hash(pods) == hash(eval(repr(pods)))

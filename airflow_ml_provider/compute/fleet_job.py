@@ -1,0 +1,256 @@
+"""The life of a fleet's Indexed Job: found or made, waited for, understood, removed.
+
+Not by KubernetesJobOperator: its retry makes a second Job, it looks for pods four times without a pause, and it
+has no word for a Job that waits in a queue. One object is watched here, the Job; its pods are the Job
+controller's. What came of each item stands in the fleet's ledger, so a Job tells only that it is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import TaskDeferred
+
+from airflow_ml_provider.compute import credentials, job_end, pod_end, pod_memory, pod_spec
+from airflow_ml_provider.compute.base import Exit, Launch
+from airflow_ml_provider.compute.cluster import Cluster
+from airflow_ml_provider.compute.job_spec import JOB_OF_POD, PLAN, job_document, job_name
+from airflow_ml_provider.compute.kubernetes_errors import api_error, is_unknown
+from airflow_ml_provider.contract.errors import MLError, TransientError
+from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.triggers.fleet import FleetJobTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_ml_provider.compute.kubernetes import KubernetesCompute
+    from airflow_ml_provider.contract.fleets import FleetPlan
+
+log = logging.getLogger("airflow_ml_provider.compute")
+
+_ATTEMPTS = 6
+_POLL_EVERY = 3.0
+_GONE_AFTER = 180.0
+_LOOKED_AT = 50
+
+
+class FleetJob:
+    """One fleet's Job, in the process of its task."""
+
+    def __init__(self, compute: KubernetesCompute, launch: Launch) -> None:
+        self.compute = compute
+        self.launch = launch
+        self.cluster = Cluster(compute)
+        self.name = job_name(launch)
+
+    @property
+    def namespace(self) -> str:
+        """Where it goes."""
+        return self.cluster.namespace
+
+    @cached_property
+    def folder(self) -> Store:
+        """The step's folder in the store."""
+        return Store(self.launch.spec_uri.rpartition("/")[0])
+
+    def run(self, plan: FleetPlan, context: Context) -> None:
+        """To its end, or until it defers."""
+        self._obtain(plan)
+        if self.compute.deferrable:
+            raise self._deferral()
+        try:
+            self._wait()
+        except MLError:
+            raise
+        except BaseException:
+            self.delete()
+            raise
+
+    def resume(self, event: Mapping[str, Any]) -> Exit:
+        """From what the trigger saw: to its end, or to the next deferral."""
+        if event.get("status") == "error":
+            raise TransientError(
+                f"{self._named}: waiting for it was interrupted: {event.get('message')}",
+                kept="the Job goes on",
+                retry="a retry adopts it, or runs what is missing",
+            )
+        progress = job_end.progress_of(self._read(), self.compute.queue)
+        if progress.over or not progress.exists:
+            self._finish(progress)
+            return Exit(0)
+        self._check_started(progress)
+        raise self._deferral(looked=True)
+
+    def delete(self) -> None:
+        """Have the Job removed with its pods, if there is one; its Secret goes with it."""
+        self.cluster.ask(
+            "delete", "jobs", self.name,
+            lambda: self.cluster.batch.delete_namespaced_job(
+                self.name, self.namespace, propagation_policy="Background"
+            ),
+        )  # fmt: skip
+
+    @property
+    def _named(self) -> str:
+        return f"job {self.name!r} in namespace {self.namespace!r}"
+
+    def _read(self) -> Mapping[str, Any] | None:
+        found = self.cluster.ask(
+            "get",
+            "jobs",
+            self.name,
+            lambda: self.cluster.batch.read_namespaced_job(self.name, self.namespace),
+        )
+        return None if found is None else self.cluster.document(found)
+
+    def _obtain(self, plan: FleetPlan) -> None:
+        """The Job of this plan: the one that runs already, or a new one."""
+        failure: Exception | None = None
+        request = job_document(
+            self.compute, self.launch, plan,
+            memory_factor=pod_memory.factor(self.folder, self.compute.memory_growth),
+        )  # fmt: skip
+        for attempt in range(_ATTEMPTS):
+            job = self._read()
+            if job is None:
+                try:
+                    created = self.cluster.batch.create_namespaced_job(self.namespace, request)
+                except Exception as error:
+                    failure = error
+                    if not is_unknown(error):
+                        raise api_error(error, "create", "jobs", self.name, self.namespace) from None
+                    self.cluster.pause(error, attempt)
+                    continue
+                log.info("created %s: %s indexes, %s at once", self._named, plan.indexes, plan.parallelism)
+                job = self.cluster.document(created)
+            elif not self._is_current(job, plan):
+                self._remove(job)
+                continue
+            else:
+                log.info("adopted %s, which runs already", self._named)
+            self._let_go(job)
+            return
+        raise api_error(
+            failure or RuntimeError("it keeps being replaced"), "create", "jobs", self.name, self.namespace
+        )
+
+    def _is_current(self, job: Mapping[str, Any], plan: FleetPlan) -> bool:
+        metadata = job["metadata"]
+        annotations = metadata.get("annotations") or {}
+        if metadata.get("deletionTimestamp") or job_end.progress_of(job).over:
+            return False
+        same = annotations.get(pod_spec.FINGERPRINT) == self.launch.fingerprint
+        # A Job whose indexes are partly done runs an older plan, which this one is what is left of.
+        return same and (annotations.get(PLAN) == plan.name or not job_end.progress_of(job).failed)
+
+    def _remove(self, job: Mapping[str, Any]) -> None:
+        log.info("%s of an earlier try is removed", self._named)
+        until = time.monotonic() + _GONE_AFTER
+        self.delete()
+        while (now := self._read()) is not None and now["metadata"]["uid"] == job["metadata"]["uid"]:
+            if time.monotonic() > until:
+                raise TransientError(
+                    f"{self._named} of an earlier try does not end",
+                    kept="nothing was started: two of them might write at once",
+                    todo=f"look at its finalizers: kubectl get job {self.name} -n {self.namespace} -o yaml",
+                )
+            time.sleep(1)
+
+    def _let_go(self, job: Mapping[str, Any]) -> None:
+        """Give a Job that is held back its credentials, and have it run; in a queue, Kueue has it run."""
+        if not job["spec"].get("suspend"):
+            return
+        if self.launch.credentials:
+            owner = self.cluster.batch.read_namespaced_job(self.name, self.namespace)
+            credentials.provide(self.cluster.core, owner, "batch/v1", "Job", self.launch.credentials)
+        if not self.compute.queue:
+            patch = [{"op": "replace", "path": "/spec/suspend", "value": False}]
+            self.cluster.ask(
+                "patch", "jobs", self.name,
+                lambda: self.cluster.batch.patch_namespaced_job(self.name, self.namespace, patch),
+            )  # fmt: skip
+
+    def _deferral(self, *, looked: bool = False) -> TaskDeferred:
+        trigger = FleetJobTrigger(
+            job_name=self.name,
+            namespace=self.namespace,
+            conn_id=self.compute.conn_id,
+            kubeconfig=self.compute.kubeconfig,
+            context=self.compute.context,
+            queue=self.compute.queue,
+            # The first look is for images that cannot be pulled, the second for places that are not found.
+            look_after=self.compute.start_timeout if looked else min(15, self.compute.start_timeout),
+        )
+        return TaskDeferred(trigger=trigger, method_name="execute_complete")
+
+    def _wait(self) -> None:
+        said, began = "", time.monotonic()
+        while True:
+            progress = job_end.progress_of(self._read(), self.compute.queue)
+            if str(progress) != said:
+                said = str(progress)
+                log.info("%s: %s", self._named, said)
+            if progress.over or not progress.exists:
+                return self._finish(progress)
+            if progress.stands_still and time.monotonic() - began > 15:
+                self._check_started(progress)
+            time.sleep(_POLL_EVERY)
+
+    def _finish(self, progress: job_end.Progress) -> None:
+        log.info("%s: %s", self._named, progress)
+        if not progress.exists:
+            # Removed by hand, or with the task; the ledger knows what was done.
+            return
+        for line, times in sorted(self._failures().items()):
+            log.error("%s of its pods: %s", times, line)
+        if not (progress.failed and self.compute.keep_failed):
+            self.delete()
+
+    def _failures(self) -> dict[str, int]:
+        """Why pods failed without a word of their own, as far as some of them are still there."""
+        found: dict[str, int] = {}
+        for pod in self._pods("status.phase=Failed"):
+            if pod_end.ran_out_of_memory(pod):
+                pod_memory.note(self.folder, self.compute.memory_growth, self._once(pod))
+            error = pod_end.end_of(pod).error
+            if error is not None:
+                why = error.what.partition("' ")[2].partition("' ")[2] or error.what
+                found[why] = found.get(why, 0) + 1
+        return found
+
+    def _once(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As if all pods of the Job were one: their memory is raised once a try."""
+        job: Mapping[str, Any] = next(iter(pod["metadata"].get("ownerReferences") or []), {})
+        return {**pod, "metadata": {**pod["metadata"], "uid": job.get("uid")}}
+
+    def _check_started(self, progress: job_end.Progress) -> None:
+        """End a Job none of whose pods can start.
+
+        :raises MLError: why not.
+        """
+        if not progress.stands_still:
+            return
+        for pod in self._pods("status.phase=Pending"):
+            waited = time.time() - pod_end.created_at(pod)
+            events = self.cluster.events_of(pod["metadata"]["name"])
+            late = pod_end.never_started(pod, events, waited)
+            if late is not None and (pod_end.cannot_be_pulled(pod) or waited > self.compute.start_timeout):
+                self.delete()
+                raise late
+
+    def _pods(self, fields: str) -> list[Mapping[str, Any]]:
+        try:
+            found = self.cluster.core.list_namespaced_pod(
+                self.namespace,
+                label_selector=f"{JOB_OF_POD}={self.name}",
+                field_selector=fields,
+                limit=_LOOKED_AT,
+            )
+        except Exception as error:
+            log.warning("the pods of %s could not be listed: %s", self._named, type(error).__name__)
+            return []
+        return [self.cluster.document(pod) for pod in found.items]
