@@ -4,7 +4,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down status test test-slow bench lint format lock clean
+.PHONY: help venv demo up down status test test-slow bench lint lint-helm format lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XG
 bench: venv ## what our operators add to the parsing of a DAG
 	@$(BIN)/python bench/dag_parse.py
 
+lint-helm: venv ## security scan of the chart and the Dockerfiles, in an environment of its own
+	@$(BIN)/pytest -q -m slow tests/helm/test_checkov.py
+
 lint: venv ## style, types, import boundaries
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
@@ -53,6 +56,7 @@ lock: ## resolve requirements.lock anew from pyproject.toml (UPGRADE=1: to the n
 	@PYTHON="$(PYTHON)" bash tools/venv.sh uv
 	.venv-uv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
 		--generate-hashes --no-emit-index-url --no-header $(if $(UPGRADE),--upgrade) -o requirements.lock
+	@bash docker/lock.sh
 
 clean: down ## end and delete the local deployment with its data, and all caches; .venv stays
 	@rm -rf .airflow .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -6,7 +6,7 @@ from typing import Any
 
 _PACKAGE = "airflow_ml_provider"
 _INTEGRATION = "Machine learning pipelines"
-_VERBS = ("ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor")
+_VERBS = ("ingest", "validate", "features", "train", "fleet", "evaluate", "promote", "predict", "monitor")
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules("operators", _VERBS),
         "sensors": _modules("sensors", ("table", "model")),
         "hooks": _modules("hooks", ("mlflow",)),
-        "triggers": _modules("triggers", ("table", "model", "drift")),
+        "triggers": _modules("triggers", ("table", "model", "drift", "pod", "fleet")),
         "connection-types": [_MLFLOW_CONNECTION],
         "extra-links": [
             f"{_PACKAGE}.links.step.{link}"

@@ -11,21 +11,21 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml_provider.compute.kubernetes_errors import api_error
+from airflow_ml_provider.compute.kubernetes_errors import api_error, is_unknown
 from airflow_ml_provider.compute.pod_spec import MANAGED_BY
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Api
+    from airflow_ml_provider.compute.cluster import Cluster
+
+_ATTEMPTS = 4
 
 
-def provide(client: CoreV1Api, owner: Any, api_version: str, kind: str, values: Mapping[str, str]) -> None:
+def provide(cluster: Cluster, owner: Any, api_version: str, kind: str, values: Mapping[str, str]) -> None:
     """Make the Secret of a pod or a Job; one that it owns already is left as it is.
 
     :param owner: the object, as the API gave it.
     :raises MLError: it could not be made.
     """
-    from kubernetes.client import ApiException
-
     name, namespace = owner.metadata.name, owner.metadata.namespace
     reference = {
         "apiVersion": api_version, "kind": kind, "name": name, "uid": owner.metadata.uid,
@@ -43,39 +43,33 @@ def provide(client: CoreV1Api, owner: Any, api_version: str, kind: str, values: 
         "immutable": True,
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
     }
-    for _ in range(2):
+    failure: Exception = RuntimeError("it exists, and belongs to another pod")
+    for attempt in range(_ATTEMPTS):
         try:
-            client.create_namespaced_secret(namespace, secret)
+            cluster.core.create_namespaced_secret(namespace, secret)
             return
-        except ApiException as error:
-            if error.status != 409:
-                raise api_error(error, "create", "secrets", name, namespace) from None
-        if _is_owned_by(client, name, namespace, owner.metadata.uid):
+        except Exception as error:
+            failure = error
+            if not is_unknown(error):
+                break
+            if getattr(error, "status", None) != 409 and attempt < _ATTEMPTS - 1:
+                # It may have been made all the same; the next answer is then that it exists.
+                cluster.pause(error, attempt)
+        if _is_owned_by(cluster, name, owner.metadata.uid):
             return
-        # Of an earlier pod of this name, and about to be removed with it.
-        _delete(client, name, namespace)
-    raise api_error(
-        RuntimeError("it exists and belongs to another pod"), "create", "secrets", name, namespace
+    raise api_error(failure, "create", "secrets", name, namespace) from None
+
+
+def _is_owned_by(cluster: Cluster, name: str, uid: str) -> bool:
+    """Whether the Secret is there and is that of this owner; one of an earlier pod of this name is removed."""
+    found = cluster.ask(
+        "get", "secrets", name, lambda: cluster.core.read_namespaced_secret(name, cluster.namespace)
     )
-
-
-def _is_owned_by(client: CoreV1Api, name: str, namespace: str, uid: str) -> bool:
-    from kubernetes.client import ApiException
-
-    try:
-        found = client.read_namespaced_secret(name, namespace)
-    except ApiException as error:
-        if error.status == 404:
-            return False
-        raise api_error(error, "get", "secrets", name, namespace) from None
-    return any(owner.uid == uid for owner in found.metadata.owner_references or [])
-
-
-def _delete(client: CoreV1Api, name: str, namespace: str) -> None:
-    from kubernetes.client import ApiException
-
-    try:
-        client.delete_namespaced_secret(name, namespace)
-    except ApiException as error:
-        if error.status != 404:
-            raise api_error(error, "delete", "secrets", name, namespace) from None
+    if found is None:
+        return False
+    if any(owner.uid == uid for owner in found.metadata.owner_references or []):
+        return True
+    cluster.ask(
+        "delete", "secrets", name, lambda: cluster.core.delete_namespaced_secret(name, cluster.namespace)
+    )
+    return False

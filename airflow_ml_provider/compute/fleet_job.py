@@ -166,7 +166,7 @@ class FleetJob:
             return
         if self.launch.credentials:
             owner = self.cluster.batch.read_namespaced_job(self.name, self.namespace)
-            credentials.provide(self.cluster.core, owner, "batch/v1", "Job", self.launch.credentials)
+            credentials.provide(self.cluster, owner, "batch/v1", "Job", self.launch.credentials)
         if not self.compute.queue:
             patch = [{"op": "replace", "path": "/spec/suspend", "value": False}]
             self.cluster.ask(
@@ -205,27 +205,14 @@ class FleetJob:
         if not progress.exists:
             # Removed by hand, or with the task; the ledger knows what was done.
             return
-        for line, times in sorted(self._failures().items()):
+        pods = self._pods("status.phase=Failed")
+        for line, times in sorted(job_end.failures_of(pods).items()):
             log.error("%s of its pods: %s", times, line)
+        if pods and any(map(pod_end.ran_out_of_memory, pods)):
+            # All its pods count as one: their memory is raised once a try.
+            pod_memory.note(self.folder, self.compute.memory_growth, job_end.owner_of(pods[0]))
         if not (progress.failed and self.compute.keep_failed):
             self.delete()
-
-    def _failures(self) -> dict[str, int]:
-        """Why pods failed without a word of their own, as far as some of them are still there."""
-        found: dict[str, int] = {}
-        for pod in self._pods("status.phase=Failed"):
-            if pod_end.ran_out_of_memory(pod):
-                pod_memory.note(self.folder, self.compute.memory_growth, self._once(pod))
-            error = pod_end.end_of(pod).error
-            if error is not None:
-                why = error.what.partition("' ")[2].partition("' ")[2] or error.what
-                found[why] = found.get(why, 0) + 1
-        return found
-
-    def _once(self, pod: Mapping[str, Any]) -> Mapping[str, Any]:
-        """As if all pods of the Job were one: their memory is raised once a try."""
-        job: Mapping[str, Any] = next(iter(pod["metadata"].get("ownerReferences") or []), {})
-        return {**pod, "metadata": {**pod["metadata"], "uid": job.get("uid")}}
 
     def _check_started(self, progress: job_end.Progress) -> None:
         """End a Job none of whose pods can start.
@@ -243,6 +230,7 @@ class FleetJob:
                 raise late
 
     def _pods(self, fields: str) -> list[Mapping[str, Any]]:
+        """Some of its pods; none if they cannot be listed, which fails nothing."""
         try:
             found = self.cluster.core.list_namespaced_pod(
                 self.namespace,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from airflow_ml_provider.compute import pod_end
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,23 @@ def progress_of(job: Mapping[str, Any] | None, queue: str = "") -> Progress:
         ended=ended,
         over=final is not None,
     )
+
+
+def failures_of(pods: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Why pods failed that could not say so themselves, and how many of them."""
+    found: dict[str, int] = {}
+    for pod in pods:
+        error = pod_end.end_of(pod).error
+        if error is not None:
+            why = error.what.partition("' in namespace ")[2].partition("' ")[2] or error.what
+            found[why] = found.get(why, 0) + 1
+    return found
+
+
+def owner_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A pod as if it were its Job."""
+    job: Mapping[str, Any] = next(iter(pod["metadata"].get("ownerReferences") or []), {})
+    return {**pod, "metadata": {**pod["metadata"], "uid": job.get("uid")}}
 
 
 def _count(indexes: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.compute.pod_spec import annotations_of, labels_of, pod_document, pod_name
-from airflow_ml_provider.contract.errors import ConfigError, DataError, UserCodeError
+from airflow_ml_provider.contract.errors import ERRORS_BY_KIND
 
 if TYPE_CHECKING:
     from airflow_ml_provider.compute.base import Launch
@@ -16,6 +16,7 @@ PLAN = "airflow-ml/plan"
 JOB_OF_POD = "batch.kubernetes.io/job-name"
 # Kept by Kubernetes for so long if nobody removes it.
 _KEPT_SECONDS = 24 * 3600
+_FINAL = sorted(error.exit_code for error in ERRORS_BY_KIND.values() if not error.retryable)
 
 
 def job_name(launch: Launch) -> str:
@@ -28,8 +29,7 @@ def job_document(
 ) -> dict[str, Any]:
     """The Job that runs the pending indexes of a plan.
 
-    An index is tried again for what a retry can help; a place taken away does not count as a try; a mistake in
-    the settings ends the Job, since every index would meet it.
+    An index is tried again only for what a retry can help, and a place taken away does not count as a try.
     """
     template = pod_document(
         compute, launch, memory_factor=memory_factor, deadline=compute.max_runtime,
@@ -61,8 +61,7 @@ def job_document(
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    _on_exit("FailJob", ConfigError.exit_code),
-                    _on_exit("FailIndex", UserCodeError.exit_code, DataError.exit_code),
+                    _on_exit("FailIndex", *_FINAL),
                 ]
             },
             "template": template,

@@ -97,6 +97,6 @@ def _let_go(step: StepPod, pod: Any) -> None:
     gates = [gate.name for gate in pod.spec.scheduling_gates or []]
     if pod_spec.GATE not in gates:
         return
-    credentials.provide(step.cluster.core, pod, "v1", "Pod", step.launch.credentials)
+    credentials.provide(step.cluster, pod, "v1", "Pod", step.launch.credentials)
     left = [{"name": gate} for gate in gates if gate != pod_spec.GATE]
     step.cluster.patch_pod(step.name, [{"op": "replace", "path": "/spec/schedulingGates", "value": left}])

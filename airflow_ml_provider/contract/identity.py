@@ -48,6 +48,8 @@ def explain_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str
             return text[:8]
         return text if len(text) <= 60 else text[:57] + "..."
 
+    # As JSON has them: a tuple is a list there.
+    before, now = (json.loads(json.dumps(dict(parts), default=str)) for parts in (before, now))
     changed = [
         f"{name}: {short(before.get(name))} -> {short(now.get(name))}"
         for name in sorted({*before, *now})

@@ -62,7 +62,7 @@ def test_items_may_be_the_rows_of_a_table(fleet: Fleet) -> None:
     given = {"over": {"name": "wanted", "version": 0}}
     assert fleet.done(**given).summary["done"] == 3
     assert [item for item, _ in fleet.records(fleet.spec(**given))] == [
-        {"x": 1, "day": "2013-01-01"}, {"x": 3, "day": "2013-01-03"}, {"x": 2, "day": None},
+        {"x": 1, "day": "2013-01-01"}, {"x": 2, "day": None}, {"x": 3, "day": "2013-01-03"},
     ]  # fmt: skip
     fleet.publish("wanted", pl.DataFrame({"x": [4], "day": [date(2013, 1, 4)]}), mode="append")
     assert fleet.done(over={"name": "wanted", "version": 1}).summary["done"] == 4
