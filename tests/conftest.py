@@ -23,6 +23,22 @@ REPOSITORY = Path(__file__).parent.parent
 RunStep = Callable[..., StepResult]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("a real cluster (the current kube context)")
+    group.addoption("--image", default="", help="run on it, steps in this image")
+    group.addoption("--host", default="", help="this machine's address as its pods see it")
+
+
+@pytest.fixture(scope="session")
+def real_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The cluster of the current kube context, with a namespace for this session."""
+    from places import RealCluster
+
+    image, host = request.config.getoption("image"), request.config.getoption("host")
+    with RealCluster(image, host or None, tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     """An empty store on local disk."""

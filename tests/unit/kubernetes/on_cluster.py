@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import textwrap
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
 from cluster import Cluster
+from tries import Try, fired, restarted
 
 from airflow_ml_provider import Column, Schema, Table
 from airflow_ml_provider.compute import KubernetesCompute
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.operators import IngestOperator
+
+__all__ = ["IMAGE", "NAMESPACE", "ReadOperator", "Try", "World", "fired", "restarted"]
 
 NAMESPACE = "ml"
 IMAGE = "mlsteps:dev"
@@ -29,16 +27,6 @@ import polars as pl
 def transform(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows
 """
-
-
-class FakeTaskInstance(SimpleNamespace):
-    """As much of Airflow's task instance as operators see."""
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.pushed[key] = value
-
-    def xcom_pull(self, **_: Any) -> Any:
-        return None
 
 
 class ReadOperator(IngestOperator):
@@ -79,7 +67,7 @@ class World:
 
     def try_(self, task: Any, number: int = 1, run_id: str = "manual__1") -> Try:
         """One try of a task, not yet begun."""
-        return Try(self, task, number, run_id)
+        return Try(task, number, run_id)
 
     def run(self, task: Any, number: int = 1, run_id: str = "manual__1") -> dict[str, Any]:
         """One try of a task to its end."""
@@ -95,79 +83,3 @@ class World:
         """All pods that there ever were."""
         found: list[dict[str, Any]] = self.cluster.ever("pods")
         return found
-
-
-class Try:
-    """A try of a task: each leg in a fresh operator, as in a fresh process; the trigger as after a restart."""
-
-    def __init__(self, world: World, task: Any, number: int, run_id: str) -> None:
-        self.world, self.task, self.number = world, task, number
-        self.ti = FakeTaskInstance(
-            dag_id=task.dag_id, task_id=task.task_id, run_id=run_id, map_index=-1, try_number=number,
-            log_url="http://airflow/x", bundle_instance=None, pushed={}, start_date=datetime.now(UTC), task=task,
-        )  # fmt: skip
-        self.running: Any = None
-        self.deferrals = 0
-
-    def leg(self, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """In a worker: to the end, or to a deferral."""
-        from airflow.sdk.execution_time.context import OutletEventAccessors
-
-        self.running = self.task.prepare_for_execution()
-        self.ti.task = self.running
-        dag_run = SimpleNamespace(
-            partition_key=None, triggering_user_name=None, run_type="manual", run_id=self.ti.run_id
-        )
-        context: Any = {
-            "ti": self.ti, "task_instance": self.ti, "task": self.running, "dag": self.task.dag, "dag_run": dag_run,
-            "run_id": self.ti.run_id, "params": {}, "outlet_events": OutletEventAccessors(), "expanded_ti_count": None,
-        }  # fmt: skip
-        output: dict[str, Any]
-        if event is None:
-            self.running.render_template_fields(context)
-            output = self.running.execute(context)
-        else:
-            output = self.running.execute_complete(context, event=event)
-        return output
-
-    def to_the_end(self, meanwhile: Callable[[Any], None] | None = None) -> dict[str, Any]:
-        """Through all deferrals; ``meanwhile`` is told each trigger before it waits."""
-        event: dict[str, Any] | None = None
-        while True:
-            try:
-                return self.leg(event)
-            except TaskDeferred as deferred:
-                self.deferrals += 1
-                if meanwhile is not None:
-                    meanwhile(deferred.trigger)
-                event = fired(deferred.trigger)
-
-    def deferred(self) -> Any:
-        """To its first deferral; gives the trigger."""
-        try:
-            self.leg()
-        except TaskDeferred as deferred:
-            self.deferrals += 1
-            return deferred.trigger
-        raise AssertionError("the task did not defer")
-
-
-def fired(trigger: Any) -> dict[str, Any]:
-    """What a trigger says, after a journey through the database."""
-    return asyncio.run(first_event(restarted(trigger)))
-
-
-def restarted(trigger: Any) -> Any:
-    """The trigger as another triggerer has it."""
-    from airflow.sdk.module_loading import import_string
-    from airflow.sdk.serde import deserialize, serialize
-
-    path, kwargs = trigger.serialize()
-    return import_string(path)(**deserialize(serialize(kwargs)))
-
-
-async def first_event(trigger: Any) -> dict[str, Any]:
-    async for event in trigger.run():
-        payload: dict[str, Any] = event.payload
-        return payload
-    raise AssertionError("the trigger ended without an event")
