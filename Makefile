@@ -4,7 +4,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down status test test-slow bench lint lint-helm format lock clean
+.PHONY: help venv demo up down status test test-slow test-k8s bench lint lint-helm format lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XG
 
 bench: venv ## what our operators add to the parsing of a DAG
 	@$(BIN)/python bench/dag_parse.py
+
+test-k8s: venv ## the scenarios on the cluster of the current kube context: IMAGE=steps-image [HOST=address of this machine there]
+	@test -n "$(IMAGE)" || { echo "name the steps image that the cluster has: make test-k8s IMAGE=..."; exit 2; }
+	@$(BIN)/pytest -q tests/scenarios tests/k8s --image "$(IMAGE)" $(if $(HOST),--host "$(HOST)")
 
 lint-helm: venv ## security scan of the chart and the Dockerfiles, in an environment of its own
 	@$(BIN)/pytest -q -m slow tests/helm/test_checkov.py

@@ -215,7 +215,9 @@ class RealCluster(Place):
         with log.open("wb") as output:
             # Else it takes the first part of an address for a bucket's name.
             env = {**os.environ, "S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"}
-            self._server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=env)
+            self._server = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True, env=env
+            )
         endpoint = f"http://{self.host}:{self.port}"
         end = time.monotonic() + 60
         while True:
@@ -230,9 +232,7 @@ class RealCluster(Place):
             "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_ACCESS_KEY_ID": "steps",
             "AWS_SECRET_ACCESS_KEY": "kept-in-a-secret", "AWS_REGION": "us-east-1",
         }  # fmt: skip
-        urllib.request.urlopen(
-            urllib.request.Request(f"{endpoint}/{self.bucket}", method="PUT")
-        ).close()
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{self.bucket}", method="PUT")).close()
 
     def _prepare(self) -> None:
         enforced = {"pod-security.kubernetes.io/enforce": "restricted"}

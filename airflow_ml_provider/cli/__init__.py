@@ -1,4 +1,4 @@
-"""``airflow-ml``: the provider from a shell; needs no Airflow."""
+"""``airflow-ml``: the provider from a shell; only ``doctor`` needs Airflow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_step.add_argument(
         "--again", action="store_true", help="run even if an earlier run of the same spec has a result"
     )
+    doctor = commands.add_parser(
+        "doctor",
+        help="check a deployment beforehand",
+        description="Checks what steps will need, and says what to do about what is missing: configuration, store, "
+        "MLflow, the cluster and our permissions there, and the image. Runs where Airflow runs. The exit code is 0 "
+        "when all is fine, else 1.",
+    )
+    doctor.add_argument(
+        "--compute",
+        default="",
+        help='"local", "kubernetes" or "package.module:name"; as configured when left out',
+    )
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
+    doctor.add_argument("--no-pod", action="store_true", help="do not try the image in a pod or process")
     options = parser.parse_args(argv)
+    if options.command == "doctor":
+        from airflow_ml_provider.cli.doctor import run as run_doctor
+
+        return run_doctor(options)
     from airflow_ml_provider.steps.__main__ import run
 
     return run(options.spec, again=options.again)

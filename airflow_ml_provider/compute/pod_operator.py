@@ -70,6 +70,9 @@ class StepPodOperator(KubernetesPodOperator):
         else:
             self.execute_sync(context)
 
+    def convert_config_file_to_dict(self) -> None:
+        """Nothing: the trigger reads the kubeconfig where it runs, and a KUBECONFIG of the worker's is not its own."""
+
     @cached_property
     def pod_manager(self) -> PodManager:
         """With our log."""
@@ -92,7 +95,7 @@ class StepPodOperator(KubernetesPodOperator):
     ) -> NoReturn:  # fmt: skip
         """As the task that this runs in, which goes on in its ``execute_complete``."""
         raise TaskDeferred(
-            trigger=StepPodTrigger.like(trigger),
+            trigger=StepPodTrigger.like(trigger, self.step_pod.compute.kubeconfig),
             method_name="execute_complete",
             kwargs=dict(kwargs or {}),
             timeout=timeout,

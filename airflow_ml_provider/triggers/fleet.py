@@ -11,6 +11,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_ml_provider.compute.job_end import Progress, progress_of
+from airflow_ml_provider.triggers.kubernetes_hook import async_hook
 
 _FAILED_POLLS = 20
 _LONGEST_PAUSE = 30.0
@@ -106,8 +107,4 @@ class FleetJobTrigger(BaseTrigger):
 
     @cached_property
     def _hook(self) -> Any:
-        from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
-
-        return AsyncKubernetesHook(
-            conn_id=self.conn_id, config_file=self.kubeconfig or None, cluster_context=self.context or None
-        )
+        return async_hook(self.conn_id, self.kubeconfig, self.context)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 
 from airflow_ml_provider.compute.pod_logs import StepAsyncPodManager
+from airflow_ml_provider.triggers.kubernetes_hook import async_hook
+
+if TYPE_CHECKING:
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 
 
 class StepPodTrigger(KubernetesPodTrigger):
@@ -17,14 +21,25 @@ class StepPodTrigger(KubernetesPodTrigger):
     triggerer ends.
     """
 
+    def __init__(self, *, kubeconfig: str = "", **given: Any) -> None:
+        super().__init__(**given)
+        self.kubeconfig = kubeconfig
+
     @classmethod
-    def like(cls, trigger: KubernetesPodTrigger) -> StepPodTrigger:
-        """The same, as ours."""
-        return cls(**trigger.serialize()[1])
+    def like(cls, trigger: KubernetesPodTrigger, kubeconfig: str) -> StepPodTrigger:
+        """The same, as ours. How to reach the cluster is named, not copied into the database."""
+        given = {**trigger.serialize()[1], "config_dict": None, "connection_extras": None}
+        return cls(kubeconfig=kubeconfig, **given)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Under our name."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", super().serialize()[1]
+        given = {**super().serialize()[1], "kubeconfig": self.kubeconfig}
+        return f"{type(self).__module__}.{type(self).__qualname__}", given
+
+    @cached_property
+    def hook(self) -> AsyncKubernetesHook:
+        """The provider's."""
+        return async_hook(self.kubernetes_conn_id, self.kubeconfig, self.cluster_context)
 
     @cached_property
     def pod_manager(self) -> StepAsyncPodManager:

@@ -227,3 +227,26 @@ def finish(attempt: Try, event: dict[str, Any]) -> dict[str, Any]:
             return attempt.leg(event)
         except TaskDeferred as deferred:
             event = fired(deferred.trigger)
+
+
+def test_a_kubeconfig_instead_of_a_connection_serves_worker_and_triggerer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_fleet_job import fleet
+
+    monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT")
+    # The worker's own, and no way to this cluster.
+    monkeypatch.setenv("KUBECONFIG", "/dev/null")
+    where = {"kubeconfig": str(world.cluster.kubeconfig), "namespace": NAMESPACE}
+    triggers: list[Any] = []
+    attempt = world.try_(world.task(compute=where))
+    assert attempt.to_the_end(lambda trigger: triggers.append(trigger.serialize()))["table"]["rows"] == 2
+    assert world.run(fleet(world, compute=where))["metrics"]["items_done"] == 6
+    assert world.cluster.token not in str(triggers)
+
+
+def test_a_kubeconfig_of_the_workers_environment_does_not_get_in_the_way_of_the_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(world.cluster.kubeconfig))
+    assert world.run(world.task())["table"]["rows"] == 2
