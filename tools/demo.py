@@ -40,10 +40,14 @@ FACTS = {
 
 
 class Demo:
-    """The story, told as it happens."""
+    """The story, told as it happens.
 
-    def __init__(self, deployment: Deployment) -> None:
+    :param patience: seconds that a run may take; steps elsewhere may take longer than on this machine.
+    """
+
+    def __init__(self, deployment: Deployment, *, patience: float = 240) -> None:
         self.deployment = deployment
+        self.patience = patience
         self.api = AirflowApi(deployment.airflow_url)
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.outputs: dict[tuple[str, str], dict[str, Any]] = {}
@@ -78,9 +82,9 @@ class Demo:
             )  # fmt: skip
         return run_id
 
-    def follow(self, dag_id: str, run_id: str, *, name: str = "", seconds: float = 240) -> None:
+    def follow(self, dag_id: str, run_id: str, *, name: str = "") -> None:
         """Tell of each task as it ends."""
-        for task in self.api.finished_tasks(dag_id, run_id, seconds, waiting=tick):
+        for task in self.api.finished_tasks(dag_id, run_id, self.patience, waiting=tick):
             self.tell(dag_id, run_id, task, name)
         state = (self.api.run(dag_id, run_id) or {}).get("state")
         if state != "success":
@@ -117,14 +121,14 @@ class Demo:
                 dag_run_conf={"day": "", "demo": self.mark},
             )
             told: set[str] = set()
-            end = time.monotonic() + 240
+            end = time.monotonic() + self.patience
             while not self.api.backfill_done(backfill):
                 for day, run_id in self.predicted().items():
                     if day not in told:
                         told.add(day)
                         self.tell_day(day, run_id)
                 if time.monotonic() > end:
-                    raise AirflowError(f"the backfill of {dag_id} has not ended after 240 s")
+                    raise AirflowError(f"the backfill of {dag_id} has not ended after {self.patience:.0f} s")
                 tick()
                 time.sleep(1)
         for day, run_id in sorted(self.predicted().items()):

@@ -74,6 +74,7 @@ class Deployment:
     :param dags_folder: the DAGs that Airflow parses.
     :param extra_env: environment variables for every process, over the deployment's own.
     :param parallelism: how many tasks run at a time.
+    :param mlflow_host: the address that MLflow listens on: one that steps elsewhere can reach.
     :param say: takes a line of progress; None for silence.
     """
 
@@ -84,12 +85,14 @@ class Deployment:
         extra_env: Mapping[str, str] | None = None,
         *,
         parallelism: int = 8,
+        mlflow_host: str = "127.0.0.1",
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.home = home.resolve()
         self.dags_folder = dags_folder.resolve()
         self.extra_env = dict(extra_env or {})
         self.parallelism = parallelism
+        self.mlflow_host = mlflow_host
         self.started_here = False
         self._say = say or (lambda line: None)
         self._postgres = Postgres(self.home / "postgres")
@@ -224,7 +227,10 @@ class Deployment:
             settings=self._settings(ports),
             mark=uuid.uuid4().hex,
             ports=ports,
-            urls={name: f"http://127.0.0.1:{ports[name]}" for name in ("airflow", "mlflow")},
+            urls={
+                "airflow": f"http://127.0.0.1:{ports['airflow']}",
+                "mlflow": f"http://{self.mlflow_host}:{ports['mlflow']}",
+            },
         )
         (self.home / "airflow").mkdir(parents=True, exist_ok=True)
         copy_raw_data(self.home / "raw")
@@ -243,7 +249,7 @@ class Deployment:
         commands = {
             "airflow": ([str(Path(sys.prefix) / "bin" / "airflow"), "standalone"], env),
             "mlflow": (
-                mlflow_command(self.home, self._postgres.uri("mlflow"), ports["mlflow"]),
+                mlflow_command(self.home, self._postgres.uri("mlflow"), ports["mlflow"], self.mlflow_host),
                 mlflow_environment(env),
             ),
         }

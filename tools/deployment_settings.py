@@ -166,12 +166,12 @@ def deployment_environment(home: Path, ports: Mapping[str, int], extra: Mapping[
     return env
 
 
-def mlflow_command(home: Path, database: str, port: int) -> list[str]:
+def mlflow_command(home: Path, database: str, port: int, host: str = "127.0.0.1") -> list[str]:
     """The command line of the tracking server; artifacts go through it into `home/artifacts`."""
     return [
         str(Path(sys.prefix) / "bin" / "mlflow"),
         "server",
-        "--host=127.0.0.1",
+        f"--host={host}",
         f"--port={port}",
         "--workers=1",
         f"--backend-store-uri={database}",
