@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import free_port, wait_for_http
 
 from airflow_ml_provider.contract.documents import Code, RunOf, StepResult, StepSpec, Tracking, read_spec
 
@@ -115,25 +113,6 @@ def flights_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if file.parent.name == "data":
             shutil.copy(str(file.locate()), folder / file.name)
     return folder
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_http(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
-    """Wait until a server answers; fails with its log when it ends or takes too long."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"{url} did not come up:\n{log.read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="session")

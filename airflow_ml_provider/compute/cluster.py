@@ -23,6 +23,7 @@ log = logging.getLogger("airflow_ml_provider.compute")
 
 _ATTEMPTS = 5
 _LONGEST_PAUSE = 15.0
+_LOOKED_AT = 50
 
 
 class Cluster:
@@ -97,6 +98,18 @@ class Cluster:
             log.debug("events of %s could not be read: %r", name, error)
             return []
         return [f"{event.reason}: {' '.join((event.message or '').split())}" for event in found.items]
+
+    def pods_of_job(self, name: str, phase: str) -> list[Mapping[str, Any]]:
+        """Some pods of a Job in a phase; none if they cannot be listed, which fails nothing."""
+        try:
+            found = self.core.list_namespaced_pod(
+                self.namespace, label_selector=f"batch.kubernetes.io/job-name={name}",
+                field_selector=f"status.phase={phase}", limit=_LOOKED_AT,
+            )  # fmt: skip
+        except Exception as error:
+            log.warning("the pods of job %s could not be listed: %s", name, type(error).__name__)
+            return []
+        return [self.document(pod) for pod in found.items]
 
     def document(self, found: Any) -> Mapping[str, Any]:
         """An object of the client's as plain data."""

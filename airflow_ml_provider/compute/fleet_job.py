@@ -18,9 +18,10 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow_ml_provider.compute import credentials, job_end, pod_end, pod_memory, pod_spec
 from airflow_ml_provider.compute.base import Exit, Launch
 from airflow_ml_provider.compute.cluster import Cluster
-from airflow_ml_provider.compute.job_spec import JOB_OF_POD, PLAN, job_document, job_name
+from airflow_ml_provider.compute.job_spec import PLAN, job_document, job_name
 from airflow_ml_provider.compute.kubernetes_errors import api_error, is_unknown
-from airflow_ml_provider.contract.errors import MLError, TransientError
+from airflow_ml_provider.compute.time_limits import ends_at, time_limit
+from airflow_ml_provider.contract.errors import InfrastructureError, MLError, TransientError
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.triggers.fleet import FleetJobTrigger
 
@@ -35,7 +36,6 @@ log = logging.getLogger("airflow_ml_provider.compute")
 _ATTEMPTS = 6
 _POLL_EVERY = 3.0
 _GONE_AFTER = 180.0
-_LOOKED_AT = 50
 
 
 class FleetJob:
@@ -59,9 +59,9 @@ class FleetJob:
 
     def run(self, plan: FleetPlan, context: Context) -> None:
         """To its end, or until it defers."""
-        self._obtain(plan)
+        self._obtain(plan, time_limit(context))
         if self.compute.deferrable:
-            raise self._deferral()
+            raise self._deferral(ends_at(context))
         try:
             self._wait()
         except MLError:
@@ -70,7 +70,7 @@ class FleetJob:
             self.delete()
             raise
 
-    def resume(self, event: Mapping[str, Any]) -> Exit:
+    def resume(self, event: Mapping[str, Any], context: Context) -> Exit:
         """From what the trigger saw: to its end, or to the next deferral."""
         if event.get("status") == "error":
             raise TransientError(
@@ -82,8 +82,17 @@ class FleetJob:
         if progress.over or not progress.exists:
             self._finish(progress)
             return Exit(0)
+        if event.get("status") == "late":
+            self.delete()
+            raise InfrastructureError(
+                f"{self._named} ran for longer than the task's execution_timeout of {time_limit(context)} s and was "
+                f"ended: {progress}",
+                kept="what its finished items gave",
+                retry="a retry runs only what is missing",
+                todo="raise execution_timeout= or parallelism=",
+            )
         self._check_started(progress)
-        raise self._deferral(looked=True)
+        raise self._deferral(ends_at(context), looked=True)
 
     def delete(self) -> None:
         """Have the Job removed with its pods, if there is one; its Secret goes with it."""
@@ -107,11 +116,11 @@ class FleetJob:
         )
         return None if found is None else self.cluster.document(found)
 
-    def _obtain(self, plan: FleetPlan) -> None:
+    def _obtain(self, plan: FleetPlan, limit: int | None) -> None:
         """The Job of this plan: the one that runs already, or a new one."""
         failure: Exception | None = None
         request = job_document(
-            self.compute, self.launch, plan,
+            self.compute, self.launch, plan, time_limit=limit,
             memory_factor=pod_memory.factor(self.folder, self.compute.memory_growth),
         )  # fmt: skip
         for attempt in range(_ATTEMPTS):
@@ -174,7 +183,7 @@ class FleetJob:
                 lambda: self.cluster.batch.patch_namespaced_job(self.name, self.namespace, patch),
             )  # fmt: skip
 
-    def _deferral(self, *, looked: bool = False) -> TaskDeferred:
+    def _deferral(self, until: float | None, *, looked: bool = False) -> TaskDeferred:
         trigger = FleetJobTrigger(
             job_name=self.name,
             namespace=self.namespace,
@@ -182,6 +191,7 @@ class FleetJob:
             kubeconfig=self.compute.kubeconfig,
             context=self.compute.context,
             queue=self.compute.queue,
+            ends_at=until,
             # The first look is for images that cannot be pulled, the second for places that are not found.
             look_after=self.compute.start_timeout if looked else min(15, self.compute.start_timeout),
         )
@@ -205,7 +215,7 @@ class FleetJob:
         if not progress.exists:
             # Removed by hand, or with the task; the ledger knows what was done.
             return
-        pods = self._pods("status.phase=Failed")
+        pods = self.cluster.pods_of_job(self.name, "Failed")
         for line, times in sorted(job_end.failures_of(pods).items()):
             log.error("%s of its pods: %s", times, line)
         if pods and any(map(pod_end.ran_out_of_memory, pods)):
@@ -221,24 +231,10 @@ class FleetJob:
         """
         if not progress.stands_still:
             return
-        for pod in self._pods("status.phase=Pending"):
+        for pod in self.cluster.pods_of_job(self.name, "Pending"):
             waited = time.time() - pod_end.created_at(pod)
             events = self.cluster.events_of(pod["metadata"]["name"])
             late = pod_end.never_started(pod, events, waited)
             if late is not None and (pod_end.cannot_be_pulled(pod) or waited > self.compute.start_timeout):
                 self.delete()
                 raise late
-
-    def _pods(self, fields: str) -> list[Mapping[str, Any]]:
-        """Some of its pods; none if they cannot be listed, which fails nothing."""
-        try:
-            found = self.cluster.core.list_namespaced_pod(
-                self.namespace,
-                label_selector=f"{JOB_OF_POD}={self.name}",
-                field_selector=fields,
-                limit=_LOOKED_AT,
-            )
-        except Exception as error:
-            log.warning("the pods of %s could not be listed: %s", self._named, type(error).__name__)
-            return []
-        return [self.cluster.document(pod) for pod in found.items]

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from airflow_ml_provider.contract.fleets import FleetPlan
 
 PLAN = "airflow-ml/plan"
-JOB_OF_POD = "batch.kubernetes.io/job-name"
 # Kept by Kubernetes for so long if nobody removes it.
 _KEPT_SECONDS = 24 * 3600
+_AFTER_TIME_LIMIT = 600
 _FINAL = sorted(error.exit_code for error in ERRORS_BY_KIND.values() if not error.retryable)
 
 
@@ -25,7 +25,12 @@ def job_name(launch: Launch) -> str:
 
 
 def job_document(
-    compute: KubernetesCompute, launch: Launch, plan: FleetPlan, *, memory_factor: float = 1.0
+    compute: KubernetesCompute,
+    launch: Launch,
+    plan: FleetPlan,
+    *,
+    memory_factor: float = 1.0,
+    time_limit: int | None = None,
 ) -> dict[str, Any]:
     """The Job that runs the pending indexes of a plan.
 
@@ -64,6 +69,8 @@ def job_document(
                     _on_exit("FailIndex", *_FINAL),
                 ]
             },
+            # Should nobody else end it.
+            **({"activeDeadlineSeconds": time_limit + _AFTER_TIME_LIMIT} if time_limit else {}),
             "template": template,
         },
     }

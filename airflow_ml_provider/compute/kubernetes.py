@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_ml_provider.compute.base import Compute, Exit, Launch
 from airflow_ml_provider.compute.frozen import frozen
+from airflow_ml_provider.compute.quantities import requests_and_limits
 from airflow_ml_provider.contract.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class KubernetesCompute(Compute):
     :param priority_class: name of a PriorityClass.
     :param labels: more labels for pods and Jobs.
     :param annotations: more annotations for pods and Jobs.
-    :param queue: a Kueue LocalQueue that admits pods and Jobs.
+    :param queue: a Kueue LocalQueue that admits pods and Jobs; they wait for it as long as it takes.
     :param image_pull_secrets: names of Secrets for the registry.
     :param image_pull_policy: as in a pod's spec.
     :param code_in_image: the image holds the user's code on its import path; none is packed and sent.
     :param deferrable: wait in the triggerer instead of on a worker.
-    :param start_timeout: seconds that a pod may take to be scheduled, and then to start.
+    :param start_timeout: seconds that a pod may take to be scheduled (outside of a queue), and then to start.
     :param max_runtime: seconds after which Kubernetes ends the pod, whatever Airflow does; by default ten
         minutes more than the task's ``execution_timeout``, if it has one.
     :param resumptions: how often a step that the cluster interrupted is started again within one try.
@@ -109,6 +110,16 @@ class KubernetesCompute(Compute):
         changed = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if _is_set(self, f))
         return f"KubernetesCompute({', '.join(changed)})"
 
+    def but(self, changes: Mapping[str, Any]) -> Self:
+        """:meth:`Compute.but`; resources of both forms are merged name by name."""
+        if "resources" in changes and self.resources:
+            below, above = requests_and_limits(self.resources), requests_and_limits(changes["resources"])
+            both = {kind: {**below.get(kind, {}), **above.get(kind, {})} for kind in ("requests", "limits")}
+            flat = both["requests"] == both["limits"]
+            changes = {**changes, "resources": both["limits"] if flat else both}
+            return replace(super().but({**changes, "resources": {}}), resources=changes["resources"])
+        return super().but(changes)
+
     @property
     def ships_code(self) -> bool:
         """Unless the image holds it."""
@@ -129,7 +140,7 @@ class KubernetesCompute(Compute):
         if event.get("phase") == "fleet":
             from airflow_ml_provider.compute.fleet_job import FleetJob
 
-            return FleetJob(self, launch).resume(event)
+            return FleetJob(self, launch).resume(event, context)
         from airflow_ml_provider.compute.pods import StepPod
 
         return StepPod(self, launch).resume(context, event)

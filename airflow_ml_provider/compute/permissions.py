@@ -27,6 +27,6 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission("", "pods", ("create", "get", "list", "patch", "delete"), "steps run as pods"),
     Permission("", "pods/log", ("get",), "a step's output goes to the task log"),
     Permission("", "events", ("list", "watch"), "why a pod does not start"),
-    Permission("", "secrets", ("create", "get", "patch", "delete"), "credentials of one pod, owned by it"),
+    Permission("", "secrets", ("create", "get", "delete"), "credentials of one pod, owned by it"),
     Permission("batch", "jobs", ("create", "get", "patch", "delete"), "fleets run as Indexed Jobs"),
 )

@@ -62,6 +62,12 @@ def never_started(pod: Mapping[str, Any], events: list[str], waited: float) -> M
         why = scheduled.get("message") or next(reversed(events), "the cluster does not say why")
         if scheduled.get("reason") == "SchedulingGated":
             why = f"it is held back: {why}; a queue that has not admitted it, or a gate that nobody removed"
+        if "persistentvolumeclaim" in why and "not found" in why:
+            return ConfigError(
+                f"{name} asks for a claim that does not exist: {why}",
+                kept="nothing was started",
+                todo="create the PersistentVolumeClaim, or correct volumes= of the KubernetesCompute",
+            )
         return InfrastructureError(
             f"{name} found no place to run for {waited:.0f} s: {why}",
             kept="nothing was started",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _CHECK_EVERY = 2
 _LOG_EVERY = 5
+# Waiting there is what a queue is for; the task's execution_timeout ends it.
+_IN_A_QUEUE = 30 * 24 * 3600
 
 
 class StepPodOperator(KubernetesPodOperator):
@@ -51,7 +53,7 @@ class StepPodOperator(KubernetesPodOperator):
             durable=False,
             deferrable=compute.deferrable,
             execution_timeout=task.execution_timeout,
-            schedule_timeout_seconds=compute.start_timeout,
+            schedule_timeout_seconds=_IN_A_QUEUE if compute.queue else compute.start_timeout,
             startup_timeout_seconds=compute.start_timeout,
             startup_check_interval_seconds=_CHECK_EVERY,
             poll_interval=_CHECK_EVERY,

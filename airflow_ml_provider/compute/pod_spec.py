@@ -1,7 +1,7 @@
 """The pod of a step, as Kubernetes has it: plain data, made without speaking to anything.
 
 Three layers, the later winning: what is safe by default, the deployment's pod template, what the compute's
-own fields say. Identity, command and credentials are ours whatever a template says.
+own fields say. Identity, arguments and credentials are ours whatever a template says.
 """
 
 from __future__ import annotations

@@ -115,6 +115,18 @@ class Store:
         except Exception as error:
             raise self._failure("read", path, error) from error
 
+    def exists(self, path: str) -> bool:
+        """Whether there is a document; one that cannot be asked for raises."""
+        import obstore
+
+        try:
+            obstore.head(self._objects, path)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise self._failure("look for", path, error) from error
+        return True
+
     def write(self, path: str, content: bytes) -> str:
         """Write a document whole, replacing what was there; gives its URI."""
         import obstore

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,9 +18,10 @@ from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
 from airflow_ml_provider.contract.identity import explain_difference, fingerprint
 from airflow_ml_provider.links.step import DataDocsLink, MlflowRunLink, ModelLink, ReportLink
 from airflow_ml_provider.operators import events, results, resumptions, runs
-from airflow_ml_provider.operators.connections import connection_document, connection_variable
-from airflow_ml_provider.operators.pins import Pins, code_of, code_roots, commit_of, shipped
+from airflow_ml_provider.operators.connections import credentials_of
+from airflow_ml_provider.operators.pins import Pins, code_of, code_roots, commit_of
 from airflow_ml_provider.operators.retries import StepRetryPolicy
+from airflow_ml_provider.operators.shipping import shipped
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, BaseOperatorLink, Context, RetryPolicy
@@ -48,6 +50,8 @@ class StepOperator(BaseOperator):
     verb: ClassVar[str] = ""
     # False for a step that reads what no fingerprint covers: it looks for itself whether there is work.
     reusable: ClassVar[bool] = True
+    # True for a step that finds code by what it reads: a model's types, the features that made its rows.
+    looks_for_code: ClassVar[bool] = False
     operator_extra_links: Sequence[BaseOperatorLink] = (
         MlflowRunLink(), ReportLink(), DataDocsLink(), ModelLink(),
     )  # fmt: skip
@@ -119,9 +123,8 @@ class StepOperator(BaseOperator):
         spec_uri = store.write(f"runs/{spec.step_key}/spec.json", spec.encode())
         self._launch = launch = self._launch_of(spec, spec_uri)
         self.log.info("running the %s step %s: %s", self.verb, spec.step_key, spec_uri)
-        return self._conclude(
-            store, spec, self.run_on(self._compute(), launch, spec, store, context), context
-        )
+        begin = partial(self.run_on, self._compute(), launch, spec, store, context)
+        return self._conclude(store, spec, begin, context)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Carry on after the compute deferred: the spec in the store says what was started."""
@@ -133,8 +136,8 @@ class StepOperator(BaseOperator):
             raise InfrastructureError(f"the spec that was started is gone: {uri}")
         spec = read_spec(content, source=uri)
         self._launch = launch = self._launch_of(spec, uri)
-        ended = self.resume_on(self._compute(), launch, spec, store, context, event)
-        return self._conclude(store, spec, ended, context)
+        begin = partial(self.resume_on, self._compute(), launch, spec, store, context, event)
+        return self._conclude(store, spec, begin, context)
 
     def run_on(
         self, compute: Compute, launch: Launch, spec: StepSpec, store: Store, context: Context
@@ -160,10 +163,13 @@ class StepOperator(BaseOperator):
         if asset not in self.outlets:
             self.outlets = [*self.outlets, asset]
 
-    def _conclude(self, store: Store, spec: StepSpec, ended: Exit, context: Context) -> dict[str, Any]:
+    def _conclude(
+        self, store: Store, spec: StepSpec, begin: Callable[[], Exit], context: Context
+    ) -> dict[str, Any]:
         """Believe what came of the step; start it again if only its place was taken away."""
         while True:
             try:
+                ended = begin()
                 result = results.believe(store, spec, ended)
                 if result.failure is None or result.failure.kind != PreemptedError.kind:
                     self.place = dict(ended.place)
@@ -179,7 +185,7 @@ class StepOperator(BaseOperator):
                     "%s; it is started again, which takes none of the task's retries", error.what
                 )
             results.forget(store, spec.step_key)
-            ended = self.run_on(compute, launch, spec, store, context)
+            begin = partial(self.run_on, compute, launch, spec, store, context)
 
     def _finish(self, result: StepResult, context: Context) -> dict[str, Any]:
         self.step_links = dict(result.links)
@@ -190,22 +196,14 @@ class StepOperator(BaseOperator):
         return {**result.manifest(), **({"place": self.place} if self.place else {})}
 
     def _launch_of(self, spec: StepSpec, uri: str) -> Launch:
-        return Launch(spec.step_key, self.verb, uri, spec.code.roots, self._credentials(), spec.fingerprint)
+        return Launch(
+            spec.step_key, self.verb, uri, spec.code.roots, credentials_of(self.connections), spec.fingerprint
+        )
 
     def _compute(self) -> Compute:
         if self.compute is None or isinstance(self.compute, Mapping):
             return config.compute().but(self.compute or {})
         return self.compute
-
-    def _credentials(self) -> dict[str, str]:
-        """Environment variables for the step alone; never to be shown or stored."""
-        from airflow_ml_provider.hooks.mlflow import find_hook
-
-        hook = find_hook()
-        found = hook.environment() if hook else {}
-        for name in self.connections:
-            found[connection_variable(name)] = connection_document(name)
-        return found
 
     def _spec(self, store: Store, context: Context) -> StepSpec:
         pins = Pins(store, wanted_by=f"task {self.task_id!r}")
@@ -214,7 +212,8 @@ class StepOperator(BaseOperator):
         code = code_of(self.entry_points(), roots, commit_of(roots))
         compute = self._compute()
         if compute.ships_code:
-            code = shipped(code, self.entry_points(), store, whole=self.code is not None)
+            points, named = self.entry_points(), self.code is not None
+            code = shipped(code, points, store, named=named, looks_for_code=self.looks_for_code)
         from airflow_ml_provider.hooks.mlflow import find_hook
 
         hook = find_hook()

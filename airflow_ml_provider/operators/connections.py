@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 from airflow_ml_provider.contract.errors import ConfigError
+
+
+def credentials_of(connections: Iterable[str]) -> dict[str, str]:
+    """Environment variables for one step alone, MLflow's and the named connections'; never to be shown or stored."""
+    from airflow_ml_provider.hooks.mlflow import find_hook
+
+    hook = find_hook()
+    found = hook.environment() if hook else {}
+    return found | {connection_variable(name): connection_document(name) for name in connections}
 
 
 def connection_variable(conn_id: str) -> str:

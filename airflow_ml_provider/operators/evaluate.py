@@ -34,6 +34,7 @@ class EvaluateOperator(StepOperator):
     """
 
     verb = "evaluate"
+    looks_for_code = True
     template_fields: Sequence[str] = ("candidate", "table", "partitions", "gates", "slices")
     ui_color = "#fce4ec"
 

@@ -117,6 +117,13 @@ class FleetStep(StepOperator):
         # The step itself plans, and runs the indexes in processes beside it.
         return compute.run(launch, context)
 
+    def on_kill(self) -> None:
+        """End the step, and the pod that plans for it, whichever runs."""
+        super().on_kill()
+        compute = self._compute()
+        if self._launch is not None and self.verb == "fleet" and fleet_stages.has_jobs(compute):
+            compute.cancel(fleet_stages.PlanLaunch.of(self._launch))
+
     def resume_on(
         self, compute: Compute, launch: Launch, spec: StepSpec, store: Store, context: Context,
         event: Mapping[str, Any],

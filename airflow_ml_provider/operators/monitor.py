@@ -45,6 +45,7 @@ class MonitorOperator(StepOperator):
     """
 
     verb = "monitor"
+    looks_for_code = True
     template_fields: Sequence[str] = (
         "predictions", "rows", "tables", "features", "partitions", "publish", "known_at",
     )  # fmt: skip

@@ -7,14 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from airflow_ml_provider.contract.code import code_digest, reachable_files, split_entry_point
+from airflow_ml_provider.contract.code import code_digest, split_entry_point
 from airflow_ml_provider.contract.documents import Code
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.identity import digest
 from airflow_ml_provider.contract.models import Model, as_model
-from airflow_ml_provider.contract.packing import archive_digest, files_of, pack
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.contract.tables import Table, as_table
 
@@ -84,24 +81,6 @@ def code_of(entry_points: Iterable[str | None], roots: tuple[str, ...], commit: 
     if files:
         found = digest(found, *(_read(name, roots) for name in files))
     return Code(roots=roots, digest=found, commit=commit)
-
-
-def shipped(code: Code, entry_points: Iterable[str | None], store: Store, *, whole: bool) -> Code:
-    """The code, packed and in the store: once a digest.
-
-    :param whole: all of its folders, not only the packages that the entry points reach.
-    """
-    given = [entry for entry in entry_points if entry]
-    if not given:
-        return code
-    files = [entry for entry in given if entry.endswith(".json")]
-    modules = [split_entry_point(entry)[0] for entry in given if entry not in files]
-    reached = None if whole else reachable_files(modules, code.roots).values()
-    content = pack(files_of(code.roots, reached, files))
-    name = archive_digest(content)
-    path = f"code/{name}.zip"
-    store.create(path, content)
-    return msgspec.structs.replace(code, archive=path, archive_digest=name)
 
 
 def code_roots(code: Any, dag_file: str, bundle: str | None) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class PredictOperator(StepOperator):
     """
 
     verb = "predict"
+    looks_for_code = True
     template_fields: Sequence[str] = ("model", "table", "publish", "partitions", "suite")
     ui_color = "#e0f7fa"
 

@@ -24,22 +24,25 @@ class FleetJobTrigger(BaseTrigger):
     ends.
 
     :param look_after: seconds without a single pod that runs, after which somebody should look.
+    :param ends_at: when the task's time is up, in seconds since 1970.
     """
 
     def __init__(
         self, *, job_name: str, namespace: str, conn_id: str, kubeconfig: str = "", context: str = "",
-        queue: str = "", look_after: float = 600, poll_interval: float = 5,
+        queue: str = "", look_after: float = 600, ends_at: float | None = None, poll_interval: float = 5,
     ) -> None:  # fmt: skip
         super().__init__()
         self.job_name, self.namespace = job_name, namespace
         self.conn_id, self.kubeconfig, self.context = conn_id, kubeconfig, context
         self.queue, self.look_after, self.poll_interval = queue, look_after, poll_interval
+        self.ends_at = ends_at
         self._fired = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Scalars only; how to reach the cluster is named, not copied."""
         names = (
-            "job_name", "namespace", "conn_id", "kubeconfig", "context", "queue", "look_after", "poll_interval",
+            "job_name", "namespace", "conn_id", "kubeconfig", "context", "queue", "look_after", "ends_at",
+            "poll_interval",
         )  # fmt: skip
         return f"{type(self).__module__}.{type(self).__qualname__}", {
             name: getattr(self, name) for name in names
@@ -65,6 +68,9 @@ class FleetJobTrigger(BaseTrigger):
                 self.log.info("job %s: %s", self.job_name, said)
             if progress.over or not progress.exists:
                 yield self._event("over", said)
+                return
+            if self.ends_at is not None and time.time() > self.ends_at:
+                yield self._event("late", said)
                 return
             if not progress.stands_still:
                 still_since = time.monotonic()

@@ -29,7 +29,7 @@ import airflow.triggers.base, croniter
 before = set(sys.modules)
 forbidden = []
 sys.addaudithook(lambda event, args: forbidden.append([event, str(args)[:200]])
-                 if event in ("socket.connect", "subprocess.Popen", "os.posix_spawn") else None)
+                 if event in ("socket.connect", "subprocess.Popen", "os.exec") else None)
 namespace = {"__name__": "parsed_dag", "__file__": sys.argv[1]}
 exec(compile(open(sys.argv[1]).read(), sys.argv[1], "exec"), namespace)
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
@@ -42,7 +42,7 @@ OF_EVERY_KIND = """
 from airflow.sdk import DAG, Asset, AssetWatcher
 from airflow_ml_provider import Column, Gate, Model, Schema, Table
 from airflow_ml_provider.assets import drift_asset, model_asset, table_asset, validated_asset
-from airflow_ml_provider.compute import LocalCompute
+from airflow_ml_provider.compute import KubernetesCompute, LocalCompute
 from airflow_ml_provider.operators import *
 from airflow_ml_provider.sensors import ModelAliasSensor, TablePartitionSensor
 from airflow_ml_provider.triggers import ModelAliasTrigger, TableVersionTrigger
@@ -62,6 +62,10 @@ with DAG("of_every_kind", schedule=[watched, drift_asset("flight_delays"), table
     ValidateOperator(task_id="validate", table=rows.output, suite="m:s")
     scores = PredictOperator(task_id="predict", model="flight_delays", table=rows.output, publish="scores")
     MonitorOperator(task_id="monitor", predictions=scores.output, rows=rows.output, model="flight_delays")
+    FleetOperator(task_id="fleet", function="m:f", over=[{"n": 1}], compute={"resources": {"cpu": 2}},
+                  connections=["warehouse"])
+    TrainOperator(task_id="many", function="m:f", table=rows.output, over=Table("items"), parallelism=100,
+                  compute=KubernetesCompute(image="steps:1", resources={"nvidia.com/gpu": 1}, queue="ml"))
 """
 
 

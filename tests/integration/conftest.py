@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster import Cluster, Image
 
 from airflow_api import AirflowApi
 from demo import Demo
@@ -21,14 +23,24 @@ PLANTED = "planted-secret-7f3a"
 
 
 @pytest.fixture(scope="session")
-def deployment() -> Iterator[Deployment]:
+def cluster() -> Iterator[Cluster]:
+    """A Kubernetes whose pods are processes, for DAGs whose steps are pods."""
+    home = tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True)
+    with home as folder, Cluster(Path(folder)) as found:
+        found.namespace("ml")
+        found.images["mlsteps:dev"] = Image(python=sys.executable)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def deployment(cluster: Cluster) -> Iterator[Deployment]:
     """A running deployment, ended afterwards."""
     # Not below pytest's own folder, which pytest closes to the user that PostgreSQL has when run by root.
     with tempfile.TemporaryDirectory(prefix="deployment-", ignore_cleanup_errors=True) as folder:
-        yield from _deployment(Path(folder))
+        yield from _deployment(Path(folder), cluster)
 
 
-def _deployment(home: Path) -> Iterator[Deployment]:
+def _deployment(home: Path, cluster: Cluster) -> Iterator[Deployment]:
     dags = home / "dags"
     shutil.copytree(REPOSITORY / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
@@ -45,6 +57,9 @@ def _deployment(home: Path) -> Iterator[Deployment]:
     environment = {
         "FAULTS_FOLDER": str(home / "faults"),
         "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps(connection),
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(
+            {"conn_type": "kubernetes", "extra": {"kube_config_path": str(cluster.kubeconfig)}}
+        ),
         # A worker that was killed is noticed after so many seconds without a sign of life.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",

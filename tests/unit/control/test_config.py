@@ -88,7 +88,14 @@ def test_a_wrong_document_for_kubernetes_is_named(
 def test_a_step_changes_fields_of_the_default_and_those_of_another_kind_are_left_out() -> None:
     pods = KubernetesCompute(image="steps:1", resources={"cpu": 2, "memory": "4Gi"})
     more = pods.but({"resources": {"memory": "16Gi"}, "python": "/usr/bin/python3"})
-    assert more == KubernetesCompute(image="steps:1", resources={"cpu": 2, "memory": "16Gi"})
+    assert more == KubernetesCompute(image="steps:1", resources={"cpu": "2", "memory": "16Gi"})
+    apart = KubernetesCompute(
+        image="steps:1", resources={"requests": {"cpu": 1}, "limits": {"memory": "4Gi"}}
+    )
+    assert apart.but({"resources": {"memory": "8Gi"}}).resources == {
+        "limits": {"memory": "8Gi"},
+        "requests": {"cpu": "1", "memory": "8Gi"},
+    }
     assert LocalCompute().but({"resources": {"memory": "16Gi"}}) == LocalCompute()
     with pytest.raises(ConfigError, match="did you mean 'resources'"):
         LocalCompute().but({"resource": {}})

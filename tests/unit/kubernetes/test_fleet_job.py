@@ -142,3 +142,14 @@ def test_many_items_cost_one_task_and_are_not_in_the_manifest(world: World) -> N
     output = world.run(fleet(world, count=400, items_per_index=100))
     assert output["metrics"]["items_done"] == 400
     assert len(str(output)) < 20_000
+
+
+def test_a_fleets_job_ends_with_the_time_of_its_task(world: World) -> None:
+    from datetime import timedelta
+
+    task = fleet(world, hyperparameters={"seconds": 60}, execution_timeout=timedelta(seconds=6))
+    with pytest.raises(MLError, match="execution_timeout of 6 s and was ended") as failed:
+        world.run(task)
+    assert "a retry runs only what is missing" in str(failed.value)
+    assert world.cluster.ever("jobs")[0]["spec"]["activeDeadlineSeconds"] == 606
+    world.cluster.until(lambda: not world.cluster.jobs(NAMESPACE) and not world.cluster.pods(NAMESPACE))

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import free_port, wait_for_http
 from fatal_proxy import FatalProxy, Moment
+from servers import free_port, wait_for_http
 
 from airflow_ml_provider.contract.checkpoints import Checkpoint
 from airflow_ml_provider.contract.errors import ConfigError, TransientError, UserCodeError
