@@ -57,6 +57,12 @@ def state_of(api: AirflowApi, dag_id: str, run_id: str) -> str:
     return str(api.tasks(dag_id, run_id)[0]["state"])
 
 
+def is_watched(api: AirflowApi, dag_id: str, run_id: str) -> bool:
+    """Whether a triggerer waits for the task; ended before, nobody hears of it."""
+    deferred = state_of(api, dag_id, run_id) == "deferred"
+    return deferred and "Pod has reached Running phase" in api.log(dag_id, run_id, "rows", 1)
+
+
 def rows_of(deployment: Deployment, name: str) -> int:
     return DeltaTable(str(deployment.home / "store" / "tables" / name)).to_pyarrow_table().num_rows
 
@@ -80,8 +86,10 @@ def test_a_killed_worker_costs_a_try_and_no_second_pod(
     cluster.until(lambda: running(cluster, dag_id), 120)
     for pid in busy(deployment):
         os.kill(pid, signal.SIGKILL)
+    # The next try adopts it, long before it ends.
     cluster.until(lambda: state_of(api, dag_id, run_id) in ("success", "failed"), 180)
     assert state_of(api, dag_id, run_id) == "success"
+    assert "adopted pod" in api.log(dag_id, run_id, "rows", 2)
     assert len(pods_of(cluster, dag_id)) == 1
     assert rows_of(deployment, "pod_killed") == 2
 
@@ -108,14 +116,16 @@ def test_a_cleared_task_runs_again_and_never_beside_itself(
 
 def test_a_task_marked_as_failed_takes_its_pod_with_it(api: AirflowApi, cluster: Cluster) -> None:
     dag_id, run_id = start(api, "failed")
-    cluster.until(lambda: running(cluster, dag_id) and state_of(api, dag_id, run_id) == "deferred", 120)
+    cluster.until(lambda: running(cluster, dag_id) and is_watched(api, dag_id, run_id), 120)
     api.call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/rows", json={"new_state": "failed"})
     cluster.until(lambda: not leftovers(cluster), 60)
 
 
 def test_a_deleted_run_takes_its_pod_with_it(api: AirflowApi, cluster: Cluster) -> None:
     dag_id, run_id = start(api, "deleted")
-    cluster.until(lambda: running(cluster, dag_id) and state_of(api, dag_id, run_id) == "deferred", 120)
+    cluster.until(lambda: running(cluster, dag_id) and is_watched(api, dag_id, run_id), 120)
+    # Airflow deletes no run that is running.
+    api.call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
     api.call("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
     cluster.until(lambda: not leftovers(cluster), 60)
 
@@ -123,7 +133,7 @@ def test_a_deleted_run_takes_its_pod_with_it(api: AirflowApi, cluster: Cluster) 
 def test_a_task_that_is_late_takes_its_pod_with_it(api: AirflowApi, cluster: Cluster) -> None:
     dag_id, run_id = start(api, "late")
     cluster.until(lambda: state_of(api, dag_id, run_id) == "failed", 120)
-    assert "execution_timeout of 0:00:15" in api.log(dag_id, run_id, "rows", 1)
+    assert "reached the task's execution_timeout deadline" in api.log(dag_id, run_id, "rows", 1)
 
 
 def busy(deployment: Deployment) -> list[int]:

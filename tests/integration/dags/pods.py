@@ -16,7 +16,7 @@ PODS = KubernetesCompute(image="mlsteps:dev", namespace="ml")
 for name, function, deferrable, timeout in (
     ("quick", "quickly", True, None),
     ("killed", "slowly", False, None),
-    ("cleared", "slowly", True, None),
+    ("cleared", "quickly", True, None),
     ("failed", "forever", True, None),
     ("deleted", "forever", True, None),
     ("late", "forever", True, timedelta(seconds=15)),

@@ -10,12 +10,12 @@ import polars as pl
 def quickly(rows: pl.LazyFrame) -> pl.LazyFrame:
     for number in range(20):
         print("line", number, flush=True)
-        time.sleep(0.2)
+        time.sleep(0.5)
     return rows
 
 
 def slowly(rows: pl.LazyFrame) -> pl.LazyFrame:
-    time.sleep(12)
+    time.sleep(40)
     return rows
 
 
