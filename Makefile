@@ -27,7 +27,7 @@ status: ## what runs, and where
 	@$(BIN)/python tools/deployment.py status
 
 test: venv lint ## everything that proves it
-	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow" tests --ignore tests/integration
+	@$(BIN)/pytest -n 3 --dist loadfile -q -m "not slow" tests --ignore tests/integration
 	@$(BIN)/pytest -q -m "not slow" tests/integration
 
 test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XGBoost, CatBoost, ONNX), in .venv-slow
