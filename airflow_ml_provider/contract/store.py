@@ -4,7 +4,7 @@
 
     {store}/tables/{name}/          Delta tables
     {store}/aside/{name}/{step}/    partitions that failed their audit; no reader of the table sees them
-    {store}/runs/{step key}/        spec.json, result.json, reports
+    {store}/runs/{step key}/        spec.json, result.json, reports, checkpoints, a fleet's ledger
     {store}/code/{digest}.zip       the user's code, packed once a digest
     {store}/registry/{model}/       the ledger of promotions
 
