@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -20,6 +18,7 @@ from typing import Any
 import psutil
 import yaml
 from cluster import Cluster, Image
+from servers import s3_server
 
 from airflow_ml_provider.compute import Compute, KubernetesCompute, LocalCompute
 from airflow_ml_provider.compute.permissions import PERMISSIONS
@@ -147,9 +146,8 @@ class RealCluster(Place):
         )
         self.namespace = f"airflow-ml-test-{secrets.token_hex(3)}"
         self.host = host or self._host()
-        self.port = _free_port(self.host)
         self.bucket = "ml-steps"
-        self._server: subprocess.Popen[bytes] | None = None
+        self._servers = contextlib.ExitStack()
 
     def __enter__(self) -> RealCluster:
         try:
@@ -163,9 +161,7 @@ class RealCluster(Place):
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(Exception):
             self.core.delete_namespace(self.namespace)
-        if self._server is not None:
-            os.killpg(self._server.pid, signal.SIGTERM)
-            self._server.wait(20)
+        self._servers.close()
 
     def compute(self, **fields: Any) -> Compute:
         standard = KubernetesCompute(
@@ -210,24 +206,7 @@ class RealCluster(Place):
         raise RuntimeError("no node tells its address; give this machine's, as pods see it, with HOST=")
 
     def _serve(self) -> None:
-        command = [sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)]
-        log = self.folder / "s3.log"
-        with log.open("wb") as output:
-            # Else it takes the first part of an address for a bucket's name.
-            env = {**os.environ, "S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"}
-            self._server = subprocess.Popen(
-                command, stdout=output, stderr=output, start_new_session=True, env=env
-            )
-        endpoint = f"http://{self.host}:{self.port}"
-        end = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=2).close()
-                break
-            except OSError:
-                assert self._server.poll() is None, log.read_text()
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.1)
+        endpoint = self._servers.enter_context(s3_server(self.folder / "s3.log", self.host))
         self.credentials = {
             "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_ACCESS_KEY_ID": "steps",
             "AWS_SECRET_ACCESS_KEY": "kept-in-a-secret", "AWS_REGION": "us-east-1",
@@ -279,12 +258,6 @@ class RealCluster(Place):
         path.write_text(yaml.safe_dump(document))
         path.chmod(0o600)
         return path
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def store_of(place: Place) -> Store:

@@ -95,3 +95,16 @@ async def first_event(trigger: Any) -> dict[str, Any]:
         payload: dict[str, Any] = event.payload
         return payload
     raise AssertionError("the trigger ended without an event")
+
+
+def ended_by_a_user(trigger: Any) -> None:
+    """What a triggerer does with a trigger whose task somebody ended."""
+
+    async def end() -> None:
+        running = restarted(trigger)
+        waiting = asyncio.create_task(anext(running.run()))
+        await asyncio.sleep(1)
+        waiting.cancel()
+        await running.on_kill()
+
+    asyncio.run(end())

@@ -20,7 +20,7 @@ from airflow_ml_provider.compute.base import Exit, Launch
 from airflow_ml_provider.compute.cluster import Cluster
 from airflow_ml_provider.compute.job_spec import PLAN, job_document, job_name
 from airflow_ml_provider.compute.kubernetes_errors import api_error, is_unknown
-from airflow_ml_provider.compute.time_limits import ends_at, time_limit
+from airflow_ml_provider.compute.time_limits import ends_at, last_resort, time_limit
 from airflow_ml_provider.contract.errors import InfrastructureError, MLError, TransientError
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.triggers.fleet import FleetJobTrigger
@@ -59,7 +59,7 @@ class FleetJob:
 
     def run(self, plan: FleetPlan, context: Context) -> None:
         """To its end, or until it defers."""
-        self._obtain(plan, time_limit(context))
+        self._obtain(plan, last_resort(context))
         if self.compute.deferrable:
             raise self._deferral(ends_at(context))
         try:
@@ -116,11 +116,11 @@ class FleetJob:
         )
         return None if found is None else self.cluster.document(found)
 
-    def _obtain(self, plan: FleetPlan, limit: int | None) -> None:
+    def _obtain(self, plan: FleetPlan, deadline: int | None) -> None:
         """The Job of this plan: the one that runs already, or a new one."""
         failure: Exception | None = None
         request = job_document(
-            self.compute, self.launch, plan, time_limit=limit,
+            self.compute, self.launch, plan, deadline=deadline,
             memory_factor=pod_memory.factor(self.folder, self.compute.memory_growth),
         )  # fmt: skip
         for attempt in range(_ATTEMPTS):

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 PLAN = "airflow-ml/plan"
 # Kept by Kubernetes for so long if nobody removes it.
 _KEPT_SECONDS = 24 * 3600
-_AFTER_TIME_LIMIT = 600
 _FINAL = sorted(error.exit_code for error in ERRORS_BY_KIND.values() if not error.retryable)
 
 
@@ -30,7 +29,7 @@ def job_document(
     plan: FleetPlan,
     *,
     memory_factor: float = 1.0,
-    time_limit: int | None = None,
+    deadline: int | None = None,
 ) -> dict[str, Any]:
     """The Job that runs the pending indexes of a plan.
 
@@ -69,8 +68,7 @@ def job_document(
                     _on_exit("FailIndex", *_FINAL),
                 ]
             },
-            # Should nobody else end it.
-            **({"activeDeadlineSeconds": time_limit + _AFTER_TIME_LIMIT} if time_limit else {}),
+            **({"activeDeadlineSeconds": deadline} if deadline else {}),
             "template": template,
         },
     }

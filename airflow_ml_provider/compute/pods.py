@@ -23,6 +23,7 @@ from airflow_ml_provider.compute.kubernetes_errors import is_unknown
 from airflow_ml_provider.compute.output import Output
 from airflow_ml_provider.compute.pod_logs import LogCursor, StepPodManager
 from airflow_ml_provider.compute.pod_operator import StepPodOperator
+from airflow_ml_provider.compute.time_limits import last_resort, time_limit
 from airflow_ml_provider.contract.errors import InfrastructureError, MLError, TransientError
 from airflow_ml_provider.contract.store import Store
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("airflow_ml_provider.compute")
 
 _ATTEMPTS = 6
-_AFTER_EXECUTION_TIMEOUT = 600
 
 
 class StepPod:
@@ -102,10 +102,7 @@ class StepPod:
 
     def deadline(self, context: Context) -> int | None:
         """When Kubernetes ends it, if nobody else does."""
-        if self.compute.max_runtime:
-            return self.compute.max_runtime
-        timeout = getattr(context.get("task"), "execution_timeout", None)
-        return int(timeout.total_seconds()) + _AFTER_EXECUTION_TIMEOUT if timeout else None
+        return self.compute.max_runtime or last_resort(context)
 
     def _through(self, context: Context, wait: Any, event: Mapping[str, Any] | None = None) -> Exit:
         cause: Exception | None = None
@@ -149,8 +146,12 @@ class StepPod:
         if event.get("status") == "timeout":
             self._tell_the_rest(pod)
             self.delete()
-            timeout = getattr(context.get("task"), "execution_timeout", None)
-            return Exit(1, _too_long(self.name, timeout), self.output.last_lines, pod_end.place_of(document))
+            return Exit(
+                1,
+                _too_long(self.name, time_limit(context)),
+                self.output.last_lines,
+                pod_end.place_of(document),
+            )
         if pod.metadata.deletion_timestamp is not None:
             return Exit(1, self._taken_or_gone(document), self.output.last_lines)
         raise TransientError(
@@ -190,9 +191,9 @@ def _is_api_trouble(cause: Exception | None) -> bool:
     return hasattr(cause, "status") or type(cause).__module__.partition(".")[0] in ("urllib3", "aiohttp")
 
 
-def _too_long(name: str, timeout: Any) -> InfrastructureError:
+def _too_long(name: str, limit: int | None) -> InfrastructureError:
     return InfrastructureError(
-        f"pod {name!r} ran for longer than the task's execution_timeout of {timeout} and was ended",
+        f"pod {name!r} ran for longer than the task's execution_timeout of {limit} s and was ended",
         kept="whatever it published before it was ended; saved checkpoints",
         todo="raise execution_timeout=, or give the step more resources",
     )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
 from places import RealCluster
+from servers import airflow_home_of_its_own
 
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+# Before the test modules import Airflow.
+airflow_home_of_its_own()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
 from places import Double, Local, Place, RealCluster
+from servers import airflow_home_of_its_own, forget_deployment
 
-# Before the test modules import Airflow: it makes its home where nobody's own is touched.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+# Before the test modules import Airflow.
+airflow_home_of_its_own()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,9 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A deployment that has nothing yet."""
-    for name in list(os.environ):
-        if name.startswith(("AIRFLOW__ML__", "AIRFLOW_CONN_", "MLFLOW_")):
-            monkeypatch.delenv(name)
+    forget_deployment(monkeypatch)
     if request.param == "local":
         found: Place = Local(tmp_path)
         yield _within(found, monkeypatch)

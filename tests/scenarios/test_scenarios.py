@@ -148,13 +148,7 @@ def test_a_step_whose_place_is_taken_away_ends_published_once(shop: Shop) -> Non
             return rows
         """
     task = shop.task(code)
-    interrupter = threading.Thread(target=interrupt_once, args=(shop.place,))
-    interrupter.start()
-    try:
-        output = run(task)
-    except InfrastructureError:
-        output = run(task, 2)
-    interrupter.join()
+    output = run_interrupted(shop.place, task)
     assert output["table"]["rows"] == 2
     assert shop.versions() == output["table"]["version"]
     shop.place.until(lambda: not shop.place.leftovers())
@@ -238,14 +232,20 @@ def test_a_fleet_whose_place_is_taken_away_goes_on(shop: Shop) -> None:
             return {"n": item["n"]}
         """
     task = shop.fleet(code, [{"n": n} for n in range(6)], items_per_index=2)
-    interrupter = threading.Thread(target=interrupt_once, args=(shop.place,))
+    output = run_interrupted(shop.place, task)
+    assert output["metrics"]["items_done"] == 6
+
+
+def run_interrupted(place: Place, task: Any) -> dict[str, Any]:
+    """Run a task whose place is taken away once: in one try where that costs none, else in two."""
+    interrupter = threading.Thread(target=interrupt_once, args=(place,))
     interrupter.start()
     try:
-        output = run(task)
+        return run(task)
     except InfrastructureError:
-        output = run(task, 2)
-    interrupter.join()
-    assert output["metrics"]["items_done"] == 6
+        return run(task, 2)
+    finally:
+        interrupter.join()
 
 
 def interrupt_once(place: Place) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,22 +11,18 @@ from typing import Any
 
 import pytest
 from control_plane import Wire
+from servers import airflow_home_of_its_own, forget_deployment
 
 from airflow_ml_provider.contract.store import Store
 
-# Before the test modules import Airflow: it makes its home where nobody's own is touched.
-os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
-atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+# Before the test modules import Airflow.
+airflow_home_of_its_own()
 
 
 @pytest.fixture(autouse=True)
 def deployment(store: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A deployment with a store and nothing else configured."""
-    for name in [
-        name for name in os.environ if name.startswith(("AIRFLOW__ML__", "AIRFLOW_CONN_", "MLFLOW_"))
-    ]:
-        monkeypatch.delenv(name)
+    forget_deployment(monkeypatch)
     monkeypatch.setenv("AIRFLOW__ML__STORE", store)
     return Store(store)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
 import pytest
+from servers import airflow_home_of_its_own
 
 # Stand-ins for what surrounds an operator.
 sys.path.append(str(Path(__file__).parents[1] / "control"))
@@ -18,9 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "control"))
 from fleet_world import WORK, Fleet
 
 # Before the test modules import Airflow.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+airflow_home_of_its_own()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from airflow.triggers.base import BaseTrigger
 from control_plane import FakeCompute, context_of, events_of, run_task
 from fleet_world import Fleet, numbers
+from servers import forget_deployment
 
 from airflow_ml_provider import Table
 from airflow_ml_provider.compute import Compute, Exit, Launch, LocalCompute
@@ -28,10 +29,7 @@ from airflow_ml_provider.operators import FleetOperator, TrainOperator
 @pytest.fixture(autouse=True)
 def deployment(store: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A deployment with a store and nothing else configured."""
-    for name in [
-        name for name in os.environ if name.startswith(("AIRFLOW__ML__", "AIRFLOW_CONN_", "MLFLOW_"))
-    ]:
-        monkeypatch.delenv(name)
+    forget_deployment(monkeypatch)
     monkeypatch.setenv("AIRFLOW__ML__STORE", store)
     return Store(store)
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster, Image
 from on_cluster import IMAGE, NAMESPACE, World
+from servers import airflow_home_of_its_own, forget_deployment
 
-# Before the test modules import Airflow: it makes its home where nobody's own is touched.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+# Before the test modules import Airflow.
+airflow_home_of_its_own()
 # Between two looks at a failing API; a test has no time for the default.
 os.environ["AIRFLOW__WORKERS__API_RETRY_WAIT_MIN"] = "0.1"
 os.environ["AIRFLOW__WORKERS__API_RETRY_WAIT_MAX"] = "0.3"
@@ -36,10 +32,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def world(cluster: Cluster, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A deployment whose Kubernetes connection leads to the cluster."""
-    for name in [
-        name for name in os.environ if name.startswith(("AIRFLOW__ML__", "AIRFLOW_CONN_", "MLFLOW_"))
-    ]:
-        monkeypatch.delenv(name)
+    forget_deployment(monkeypatch)
     monkeypatch.setenv("AIRFLOW__ML__STORE", store)
     connection = {
         "conn_type": "kubernetes",

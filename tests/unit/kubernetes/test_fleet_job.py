@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import textwrap
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from on_cluster import IMAGE, NAMESPACE, World, fired, restarted
+from on_cluster import IMAGE, NAMESPACE, World, fired
 from test_pods import finish
+from tries import ended_by_a_user
 
 from airflow_ml_provider.compute import KubernetesCompute
 from airflow_ml_provider.contract.errors import ConfigError, MLError
@@ -100,15 +100,7 @@ def test_a_job_in_a_queue_waits_until_it_is_admitted_and_says_so(
 
 def test_ending_a_fleet_deletes_its_job_and_pods(world: World) -> None:
     trigger = world.try_(fleet(world, hyperparameters={"seconds": 60})).deferred()
-
-    async def killed() -> None:
-        again = restarted(trigger)
-        waiting = asyncio.create_task(anext(again.run()))
-        await asyncio.sleep(1)
-        waiting.cancel()
-        await again.on_kill()
-
-    asyncio.run(killed())
+    ended_by_a_user(trigger)
     world.cluster.until(lambda: not world.cluster.jobs(NAMESPACE) and not world.cluster.pods(NAMESPACE))
 
 

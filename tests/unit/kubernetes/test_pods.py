@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from on_cluster import NAMESPACE, Try, World, fired, restarted
+from tries import ended_by_a_user
 
 from airflow_ml_provider.contract.errors import PreemptedError, TransientError, UserCodeError
 
@@ -110,15 +111,7 @@ def test_two_submissions_at_once_share_one_pod(world: World) -> None:
 
 def test_ending_a_deferred_task_deletes_its_pod(world: World) -> None:
     trigger = world.try_(world.task(SLOW.format(seconds=60))).deferred()
-
-    async def killed() -> None:
-        again = restarted(trigger)
-        waiting = asyncio.create_task(anext(again.run()))
-        await asyncio.sleep(1)
-        waiting.cancel()
-        await again.on_kill()
-
-    asyncio.run(killed())
+    ended_by_a_user(trigger)
     world.cluster.until(lambda: not world.cluster.pods(NAMESPACE))
 
 

@@ -9,8 +9,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import servers
 from fatal_proxy import FatalProxy, Moment
-from servers import free_port, wait_for_http
+from servers import free_port
 
 from airflow_ml_provider.contract.checkpoints import Checkpoint
 from airflow_ml_provider.contract.errors import ConfigError, TransientError, UserCodeError
@@ -63,18 +62,8 @@ def file_of(folder: Path, step: int, number: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port, log = free_port(), tmp_path_factory.mktemp("s3") / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    try:
-        wait_for_http(f"http://127.0.0.1:{port}/moto-api/", server, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+    with servers.s3_server(tmp_path_factory.mktemp("s3") / "server.log") as address:
+        yield address
 
 
 @pytest.fixture
