@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError, MLError, did_you_mean
+from airflow_ml_provider.contract.errors import (
+    ERRORS_BY_KIND,
+    ConfigError,
+    InfrastructureError,
+    MLError,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -55,6 +61,14 @@ class Exit:
     error: MLError | None = None
     last_lines: str = ""
     place: Mapping[str, str] = field(default_factory=dict)
+
+    def failure(self, what: str, *, kept: str) -> MLError:
+        """The error of an end without a result: what the place knows, else what the exit code stands for."""
+        if self.error is not None:
+            return self.error
+        kinds = (kind for kind in ERRORS_BY_KIND.values() if kind.exit_code == self.code)
+        said = f"; it ended with:\n{self.last_lines}" if self.last_lines else ""
+        return next(kinds, InfrastructureError)(f"{what}{said}", kept=kept)
 
 
 class Compute(ABC):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.compute.base import Compute, Launch
 from airflow_ml_provider.contract.arguments import FleetArguments
-from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, InfrastructureError
 from airflow_ml_provider.contract.fleet_ledger import Ledger, for_compute
 
 if TYPE_CHECKING:
@@ -101,14 +100,8 @@ def _planned_items(ledger: Ledger, spec: StepSpec) -> str:
 
 
 def _check_planned(ended: Exit) -> None:
-    if ended.error is not None:
-        raise ended.error
-    if ended.code:
-        kinds = (kind for kind in ERRORS_BY_KIND.values() if kind.exit_code == ended.code)
-        said = f"; it ended with:\n{ended.last_lines}" if ended.last_lines else ""
-        raise next(kinds, InfrastructureError)(
-            f"the fleet could not be planned{said}", kept="nothing was run"
-        )
+    if ended.error is not None or ended.code:
+        raise ended.failure("the fleet could not be planned", kept="nothing was run")
 
 
 def _intend(store: Store, spec: StepSpec, what: str) -> None:

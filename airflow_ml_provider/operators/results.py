@@ -13,7 +13,6 @@ from airflow_ml_provider.contract.documents import PROTOCOL, Failure, StepResult
 from airflow_ml_provider.contract.errors import (
     ERRORS_BY_KIND,
     ConfigError,
-    InfrastructureError,
     MLError,
     PreemptedError,
     TransientError,
@@ -72,14 +71,8 @@ def believe(store: Store, spec: StepSpec, ended: Exit) -> StepResult:
             # The step knows that it was asked to end, its place knows why.
             raise ended.error
         return result
-    if ended.error is not None:
-        raise ended.error
-    kind = next(
-        (kind for kind in ERRORS_BY_KIND.values() if kind.exit_code == ended.code), InfrastructureError
-    )
-    said = f"; it ended with:\n{ended.last_lines}" if ended.last_lines else ""
-    raise kind(
-        f"the {spec.verb} step {spec.step_key} ended with exit code {ended.code} and left no result{said}",
+    raise ended.failure(
+        f"the {spec.verb} step {spec.step_key} ended with exit code {ended.code} and left no result",
         kept="whatever it published before it ended; a publication is whole or not there",
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, InfrastructureError, MLError
+from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, InfrastructureError, MLError, UserCodeError
 from airflow_ml_provider.contract.fleets import ItemError, allowed_failures, show
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Summary:
             kept=f"the results of the {self.done:,} finished items, in {ledger}",
             retry=self._retry(kind),
             todo="correct the code or the items; changed code runs all items again, changed items only these"
-            if kind.exit_code == 65 or self.failed - self._again
+            if kind is UserCodeError or self.failed - self._again
             else "",
         )
         traces = [record.error.traceback for _, record in self.failures if record.error]

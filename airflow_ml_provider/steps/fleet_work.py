@@ -136,4 +136,4 @@ def _as_plain(value: Any) -> Any:
     # NumPy's numbers and arrays.
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise NotImplementedError(f"{type(value).__module__}.{type(value).__qualname__}")
+    raise TypeError(f"it holds a {type(value).__module__}.{type(value).__qualname__}")

@@ -11,7 +11,9 @@ import psutil
 import pytest
 from fleet_world import Fleet, numbers
 
+from airflow_ml_provider.contract.errors import UserCodeError
 from airflow_ml_provider.steps.__main__ import report
+from airflow_ml_provider.steps.fleet_work import as_result
 
 
 def test_every_item_runs_once_and_several_at_a_time(fleet: Fleet) -> None:
@@ -233,3 +235,8 @@ def until(condition, seconds: float = 60) -> None:  # type: ignore[no-untyped-de
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
     assert condition()
+
+
+def test_a_result_with_an_object_in_it_is_the_users_mistake() -> None:
+    with pytest.raises(UserCodeError, match=r"gave a result that is no JSON: it holds a builtins\.object"):
+        as_result({"model": object()}, "work:gives")
