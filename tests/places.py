@@ -72,8 +72,7 @@ class Local(Place):
         return LocalCompute().but(fields)
 
     def running(self) -> Any:
-        found = self._processes()
-        return found and found[0].cpu_times().user > 0.5 and found
+        return [each for each in self._processes() if time.time() - each.create_time() > 1.5]
 
     def interrupt(self) -> None:
         for process in self._processes():
