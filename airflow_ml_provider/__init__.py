@@ -16,22 +16,37 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.features import FeatureSet, FeatureView, Label
     from airflow_ml_provider.contract.gates import Gate
-    from airflow_ml_provider.contract.models import Model
+    from airflow_ml_provider.contract.models import Champion, Model
+    from airflow_ml_provider.contract.retraining import Retrain
     from airflow_ml_provider.contract.schema import Column, Schema
     from airflow_ml_provider.contract.tables import Table
 
 _HOME_OF = {
+    "Champion": "models",
     "Column": "schema",
     "FeatureSet": "features",
     "FeatureView": "features",
     "Gate": "gates",
     "Label": "features",
     "Model": "models",
+    "Retrain": "retraining",
     "Schema": "schema",
     "Table": "tables",
 }
 
-__all__ = ["Column", "FeatureSet", "FeatureView", "Gate", "Label", "Model", "Schema", "Table", "__version__"]
+__all__ = [
+    "Champion",
+    "Column",
+    "FeatureSet",
+    "FeatureView",
+    "Gate",
+    "Label",
+    "Model",
+    "Retrain",
+    "Schema",
+    "Table",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

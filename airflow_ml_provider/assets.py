@@ -4,7 +4,8 @@ Names and URIs come from the table's or the model's name alone, never from the s
 the same DAG files make the same assets on a laptop and on a cluster.
 
 An Airflow run with a partition key gives its key to every event of its tasks, and such an event triggers
-partition-aware schedules only (``PartitionedAssetTimetable``). :func:`drift_asset` works for both kinds.
+partition-aware schedules only (``PartitionedAssetTimetable``). :func:`drift_asset` and :func:`retrain_asset`
+work for both kinds.
 """
 
 from __future__ import annotations
@@ -55,6 +56,20 @@ def drift_asset(model: Model | str) -> Asset:
     name = as_model(model, wanted_by="drift_asset").name
     watcher = AssetWatcher(name=f"drift of {name}", trigger=DriftTrigger(model=name))
     return _asset("drift", name, watchers=[watcher])
+
+
+def retrain_asset(model: Model | str) -> Asset:
+    """A model's retraining: an event says that a MonitorOperator with ``retrain=`` asks for it, and why.
+
+    Schedule a training DAG on it. The asset carries a watcher, for the same reason as :func:`drift_asset`.
+    """
+    from airflow.sdk import AssetWatcher
+
+    from airflow_ml_provider.triggers.drift import RetrainTrigger
+
+    name = as_model(model, wanted_by="retrain_asset").name
+    watcher = AssetWatcher(name=f"retraining of {name}", trigger=RetrainTrigger(model=name))
+    return _asset("retrain", name, watchers=[watcher])
 
 
 def _asset(kind: str, *parts: str, watchers: list[object] | None = None) -> Asset:

@@ -1,8 +1,9 @@
 """### Is the model still looking at the world it was trained on?
 
 Compares a day's features and scores with the champion's reference profile, and its scores with what really
-happened once the flights have landed (cancelled flights never do). Past its thresholds it emits the asset
-event that `flights_train` is scheduled on.
+happened once the flights have landed (cancelled flights never do). A day is judged again when more of its labels
+arrive. When the model has drifted, got worse or could learn from much new data, it asks for a retraining, at most
+once a week: an asset event that `flights_train` is scheduled on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, CronPartitionTimetable, Param
 
-from airflow_ml_provider import Model, Table
+from airflow_ml_provider import Model, Retrain, Table
 from airflow_ml_provider.operators import MonitorOperator
 
 DAY = "{{ params.day or dag_run.partition_key or '' }}"
@@ -40,4 +41,6 @@ with DAG(
         tables=[Table("flights")],
         partitions=DAY,
         publish=Table("flights_monitoring"),
+        revisit="14d",
+        retrain=Retrain(drift=True, performance_loss=0.02, new_rows=0.5, at_most_every="7d"),
     )

@@ -3,7 +3,8 @@
 Validates the flights, builds training rows, trains a challenger, compares it with the champion on the days
 after its training, and promotes it if every gate passes.
 
-Runs every Monday, when monitoring reports drift, and by hand with other dates or parameters.
+Runs every Monday, when monitoring asks for it (drift, worse performance, much new data), and by hand with other
+dates or parameters. The reason is on the MLflow run and on the model version.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param
 
 from airflow_ml_provider import Gate, Model, Table
-from airflow_ml_provider.assets import drift_asset
+from airflow_ml_provider.assets import retrain_asset
 from airflow_ml_provider.operators import (
     EvaluateOperator,
     FeaturesOperator,
@@ -29,7 +30,7 @@ ALL_DAYS = "{{ params.train_from }}..{{ params.evaluate_until }}"
 
 SCHEDULE = AssetOrTimeSchedule(
     timetable=CronTriggerTimetable("0 6 * * 1", timezone="UTC"),
-    assets=[drift_asset(MODEL)],
+    assets=[retrain_asset(MODEL)],
 )
 
 
@@ -47,6 +48,14 @@ with DAG(
         "evaluate_until": day(
             "2013-05-31", "Evaluate until", "Evaluation starts the day after training ends."
         ),
+        "effective": Param(
+            "2013-06-01",
+            type="string",
+            title="Counts from",
+            description_md="From which moment a promoted model counts as champion in predictions "
+            "*as of* a date: these are flights of 2013. Empty: from now.",
+        ),
+        "reason": Param("", type="string", title="Reason", description="Why, for the model and the ledger."),
         "num_leaves": Param(31, type="integer", minimum=2, maximum=1024, title="Leaves per tree"),
         "rounds": Param(100, type="integer", minimum=1, maximum=5000, title="Boosting rounds"),
     },
@@ -86,4 +95,9 @@ with DAG(
         ],
         slices=["origin", "carrier"],
     )
-    PromoteOperator(task_id="promote", verdict=verdict.output)
+    PromoteOperator(
+        task_id="promote",
+        verdict=verdict.output,
+        reason="{{ params.reason }}",
+        effective="{{ params.effective }}",
+    )

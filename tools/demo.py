@@ -1,8 +1,9 @@
 """`make demo`: the flights pipeline, whole, through a real Airflow, a real MLflow and a real PostgreSQL.
 
-Ingests half a year, trains and promotes a champion, backfills ten days of predictions with Airflow's own
-backfill, and monitors a calm and a drifted day. Every run has an id made from the DAGs' code and its inputs,
-so a second `make demo` finds what is done and does only what is missing.
+Ingests half a year, trains and promotes a champion, shows a challenger that is rejected, backfills ten days of
+predictions with Airflow's own backfill, monitors a calm and a drifted day, lets drift retrain and promote, and
+rolls that back. Every run has an id made from the DAGs' code and its inputs, so a second `make demo` finds what
+is done and does only what is missing.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ from deployment import DEFAULT_DAGS_FOLDER, DEFAULT_HOME, Deployment, Deployment
 
 INGESTED = "2013-01-01..2013-06-30"
 FIRST_DAY, LAST_DAY = "2013-06-01", "2013-06-10"
+# The days that are predicted before drift has changed the champion; the others come after.
+LAST_DAY_BEFORE = "2013-06-07"
+# A challenger that has seen two days is no match for one that has seen four months.
+TOO_LITTLE = {"train_from": "2013-04-29"}
+REGRET = "the demo regrets the retrained champion"
 # The second is the day of Tropical Storm Andrea.
 CALM_DAY, DRIFTED_DAY = "2013-06-05", "2013-06-07"
-DAGS = {"flights_ingest", "flights_train", "flights_predict", "flights_monitor"}
+DAGS = {"flights_ingest", "flights_train", "flights_predict", "flights_monitor", "flights_rollback"}
 # The facts of a step's summary that fit on its line.
 FACTS = {
     "flights": ("rows", "rejected"),
@@ -36,6 +42,8 @@ FACTS = {
     "promote": ("champion", "replaced", "why"),
     "predict": ("rows", "mean score", "model"),
     "monitor": ("verdict", "score PSI", "drifted features", "ROC AUC"),
+    "rollback": ("champion", "replaced", "why", "affected"),
+    "recompute": (),
 }
 
 
@@ -61,18 +69,33 @@ class Demo:
         self.follow("flights_ingest", self.start("flights_ingest", {"days": INGESTED}))
         say("\n2  Train: validate -> features -> train -> evaluate -> promote")
         self.follow("flights_train", self.start("flights_train"))
-        say(f"\n3  Predict: Airflow backfills {FIRST_DAY} .. {LAST_DAY}, a partition a run")
-        self.predict()
-        say("\n4  Monitor: a calm day and a drifted one")
-        # The drifted day starts a retraining; it is shown, and not waited for when it is not new.
+        say("\n3  A challenger that was trained on too little data")
+        self.follow("flights_train", self.start("flights_train", TOO_LITTLE, name="too-little"), name="small")
+        say(f"\n4  Predict: Airflow backfills {FIRST_DAY} .. {LAST_DAY_BEFORE}, a partition a run")
+        self.predict(FIRST_DAY, LAST_DAY_BEFORE)
+        say("\n5  Monitor: a calm day and a drifted one")
         for day in (CALM_DAY, DRIFTED_DAY):
-            run_id = self.start("flights_monitor", partition_key=day)
-            self.follow("flights_monitor", run_id, name=day)
+            self.follow("flights_monitor", self.start("flights_monitor", partition_key=day), name=day)
         self.retraining()
+        after = days(LAST_DAY_BEFORE, LAST_DAY)[1]
+        say(f"\n7  Predict: {after} .. {LAST_DAY}, by the champion that there is now")
+        self.predict(after, LAST_DAY)
+        say(
+            "\n8  Roll back: the champion before it is champion again, and what it predicted is computed again"
+        )
+        back = self.start("flights_rollback", {"reason": REGRET, "recompute": True})
+        self.follow("flights_rollback", back, name="back")
 
-    def start(self, dag_id: str, conf: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
+    def start(
+        self,
+        dag_id: str,
+        conf: dict[str, Any] | None = None,
+        *,
+        partition_key: str | None = None,
+        name: str = "all",
+    ) -> str:
         """Start the demo's run of a DAG, or find it; a failed one is run again where it failed."""
-        run_id = f"demo__{self.mark}__{partition_key or 'all'}"
+        run_id = f"demo__{self.mark}__{partition_key or name}"
         self.api.pause(dag_id, False)
         run = self.api.trigger(dag_id, run_id, conf, partition_key)
         if run["state"] == "failed":
@@ -106,16 +129,16 @@ class Demo:
         mark = "-" if state == "skipped" else "ok"
         say(f"   {mark:2} {(name + ' ' + task_id).strip():22} {took:5.1f} s  {facts}")
 
-    def predict(self) -> None:
+    def predict(self, first: str, last: str) -> None:
         """Backfill the days that have no successful run of this code yet."""
         dag_id = "flights_predict"
         self.api.pause(dag_id, False)
-        if len(self.predicted()) < len(days(FIRST_DAY, LAST_DAY)):
+        if len(self.predicted(first, last)) < len(days(first, last)):
             # Runs of other code are replaced, so that the predictions are those of the DAGs as they are now.
             backfill = self.api.backfill(
                 dag_id,
-                FIRST_DAY,
-                LAST_DAY,
+                first,
+                last,
                 max_active_runs=3,
                 reprocess_behavior="completed",
                 dag_run_conf={"day": "", "demo": self.mark},
@@ -123,7 +146,7 @@ class Demo:
             told: set[str] = set()
             end = time.monotonic() + self.patience
             while not self.api.backfill_done(backfill):
-                for day, run_id in self.predicted().items():
+                for day, run_id in self.predicted(first, last).items():
                     if day not in told:
                         told.add(day)
                         self.tell_day(day, run_id)
@@ -131,15 +154,15 @@ class Demo:
                     raise AirflowError(f"the backfill of {dag_id} has not ended after {self.patience:.0f} s")
                 tick()
                 time.sleep(1)
-        for day, run_id in sorted(self.predicted().items()):
+        for day, run_id in sorted(self.predicted(first, last).items()):
             if ("flights_predict.predict", day) not in self.outputs:
                 self.tell_day(day, run_id)
-        if missing := sorted(set(days(FIRST_DAY, LAST_DAY)) - set(self.predicted())):
+        if missing := sorted(set(days(first, last)) - set(self.predicted(first, last))):
             raise AirflowError(f"days without predictions: {', '.join(missing)}")
 
-    def predicted(self) -> dict[str, str]:
+    def predicted(self, first: str, last: str) -> dict[str, str]:
         """Day to the run that predicted it with the DAGs as they are now."""
-        wanted = set(days(FIRST_DAY, LAST_DAY))
+        wanted = set(days(first, last))
         return {
             run["partition_key"]: run["dag_run_id"]
             for run in self.api.runs("flights_predict", state="success")
@@ -162,7 +185,7 @@ class Demo:
         while time.monotonic() < end:
             runs = [r for r in self.api.runs("flights_train") if r["run_type"] == "asset_triggered"]
             if runs:
-                say(f"\n5  Drift of {DRIFTED_DAY} has triggered flights_train")
+                say(f"\n6  Drift of {DRIFTED_DAY} has triggered flights_train")
                 self.follow("flights_train", runs[0]["dag_run_id"], name="again")
                 return
             time.sleep(0.5)
@@ -205,14 +228,21 @@ def ingested(outputs: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
 
 
 def champion(outputs: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
-    """The champion and its metrics with their 95 % intervals."""
-    promoted = outputs.get(("flights_train.promote", "again"), {}) or outputs[("flights_train.promote", "")]
-    evaluated = outputs.get(("flights_train.evaluate", "again")) or outputs[("flights_train.evaluate", "")]
-    verdict = evaluated["verdict"]
-    model = promoted.get("model") or verdict["model"]
-    yield f"Champion     {model['name']} version {model['version']} ({verdict['decision']})"
-    for name, metric in verdict["metrics"].items():
+    """The champion and its metrics with their 95 % intervals, and what became of the others."""
+    back = outputs[("flights_rollback.rollback", "back")]
+    model = back.get("model") or {}
+    yield f"Champion     {model.get('name')} version {model.get('version')}"
+    for name, metric in outputs[("flights_train.evaluate", "")]["verdict"]["metrics"].items():
         yield f"             {name:20} {metric['value']:.4f}  [{metric['low']:.4f}, {metric['high']:.4f}]"
+    for name in ("small", "again"):
+        verdict = outputs[("flights_train.evaluate", name)]["verdict"]
+        failed = [gate["reason"] for gate in verdict["gates"] if not gate["passed"]]
+        said = f"rejected: {failed[0]}" if failed else "promoted"
+        yield f"Challenger   version {verdict['model']['version']} was {said}"
+    summary = back.get("summary", {})
+    yield f"Rolled back  from {summary.get('replaced')}: {summary.get('why')}"
+    again = outputs.get(("flights_rollback.predict", "back"), {}).get("table") or {}
+    yield f"             predicted again in one commit: {again.get('partitions', 'nothing')}"
 
 
 def days(first: str, last: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from airflow_ml_provider import __version__
+from airflow_ml_provider.cli import backfill_options, ledger, rollback, trigger_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,11 +41,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.add_argument("--no-pod", action="store_true", help="do not try the image in a pod or process")
+    trigger_options.add(commands)
+    backfill_options.add(commands)
+    ledger.add(commands)
+    rollback.add(commands)
     options = parser.parse_args(argv)
     if options.command == "doctor":
         from airflow_ml_provider.cli.doctor import run as run_doctor
 
         return run_doctor(options)
+    if options.command == "trigger":
+        from airflow_ml_provider.cli.trigger import run as run_trigger
+
+        return run_trigger(options)
+    if options.command == "backfill":
+        from airflow_ml_provider.cli.backfill import run as run_backfill
+
+        return run_backfill(options)
+    if options.command == "ledger":
+        return ledger.run(options)
+    if options.command == "rollback":
+        return rollback.run(options)
     from airflow_ml_provider.steps.__main__ import run
 
     return run(options.spec, again=options.again)

@@ -10,16 +10,20 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from airflow_ml_provider.contract.assignment import Variant
 from airflow_ml_provider.contract.gates import Gate
-from airflow_ml_provider.contract.models import Model
+from airflow_ml_provider.contract.models import Model, ModelFor
+from airflow_ml_provider.contract.retraining import Retrain
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.contract.tables import Table
 
 Verb = Literal[
-    "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor", "fleet"
-]
+    "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor", "fleet",
+    "rollback",
+]  # fmt: skip
 VERBS: tuple[Verb, ...] = (
     "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor", "fleet",
+    "rollback",
 )  # fmt: skip
 
 
@@ -67,6 +71,8 @@ class TrainArguments(Arguments, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
     # Types ("package.module.Class") that a model may hold beside scikit-learn's, NumPy's, SciPy's.
     trusted_types: tuple[str, ...] = ()
+    # Columns whose values, when rows are scored, must have occurred in training.
+    known_values: tuple[str, ...] = ()
 
 
 class EvaluateArguments(Arguments, frozen=True, kw_only=True):
@@ -78,6 +84,10 @@ class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     resamples: int = 500
     # The version to compare with; None means the one that the alias "champion" names when the step runs.
     champion: Model | None = None
+    # A module of behavioural tests.
+    behaviour: str = ""
+    # Guardrails that were measured before and are taken as they are, so that a verdict can be computed again.
+    measured: dict[str, float] = {}
 
 
 class PromoteArguments(Arguments, frozen=True, kw_only=True):
@@ -85,6 +95,23 @@ class PromoteArguments(Arguments, frozen=True, kw_only=True):
     alias: str = "champion"
     reason: str = ""
     promoted_by: str = ""
+    # The answer of the people who were asked: approved, by, at, note, timed_out, said; empty if nobody was.
+    approval: dict[str, Any] = {}
+    # From which moment on the version counts as the alias's; empty means from when the alias moves.
+    effective: str = ""
+
+
+class RollbackArguments(Arguments, frozen=True, kw_only=True):
+    model: Model
+    reason: str
+    # The version to go back to; None means the champion before the present one, by the ledger.
+    to: int | None = None
+    # The version that was champion when it was asked for; None means when the step begins.
+    leaves: int | None = None
+    effective: str = ""
+    # Tables of predictions, to list what the version that is left has predicted.
+    predictions: tuple[Table, ...] = ()
+    rolled_back_by: str = ""
 
 
 class PredictArguments(Arguments, frozen=True, kw_only=True):
@@ -94,6 +121,17 @@ class PredictArguments(Arguments, frozen=True, kw_only=True):
     partitions: str = ""
     batch_rows: int = 100_000
     suite: str | None = None
+    # Why this version, as each row records it; empty tells it from the model.
+    selection: str = ""
+    # The versions that were the model's champion when each partition began; they score instead of the model.
+    by_partition: tuple[ModelFor, ...] = ()
+    # Models that score along, in a column of their own. One that is not pinned did not exist.
+    challengers: tuple[Model, ...] = ()
+    # Models that share the keys, instead of the model.
+    split: tuple[Variant, ...] = ()
+    salt: str = ""
+    # How many of a row's largest contributions of features to its score are kept; 0 keeps none.
+    explain: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class MonitorArguments(Arguments, frozen=True, kw_only=True):
@@ -113,6 +151,11 @@ class MonitorArguments(Arguments, frozen=True, kw_only=True):
     max_drifted_share: float = 0.5
     min_roc_auc: float | None = None
     minimum_rows: int = 200
+    # Earlier partitions up to this age ("14d") are looked at again when more of their labels have matured.
+    revisit: str = ""
+    # When to ask for a retraining of this model.
+    retrain: Retrain | None = None
+    model: str = ""
 
 
 class FleetArguments(Arguments, frozen=True, kw_only=True):
@@ -154,4 +197,5 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "predict": PredictArguments,
     "monitor": MonitorArguments,
     "fleet": FleetArguments,
+    "rollback": RollbackArguments,
 }

@@ -73,6 +73,12 @@ def code_digest(modules: Iterable[str], roots: Iterable[str]) -> str:
     return digest(*parts)
 
 
+def file_digests(modules: Iterable[str], roots: Iterable[str]) -> dict[str, str]:
+    """Module name to the beginning of its file's digest, to tell later which file changed."""
+    files = reachable_files(modules, roots)
+    return {name: digest(files[name].read_bytes().replace(b"\r\n", b"\n"))[:16] for name in sorted(files)}
+
+
 def _modules_below(roots: list[str]) -> list[str]:
     names: set[str] = set()
     for root in roots:

@@ -20,7 +20,10 @@ _Document = TypeVar("_Document", "StepSpec", "StepResult")
 
 
 class RunOf(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The Airflow task instance a step runs for; names only, nothing that changes with the try."""
+    """The Airflow task instance a step runs for; names only, nothing that changes with the try.
+
+    ``reason`` is why the DAG run exists, for people.
+    """
 
     dag_id: str = ""
     task_id: str = ""
@@ -29,13 +32,14 @@ class RunOf(msgspec.Struct, frozen=True, omit_defaults=True):
     partition_key: str | None = None
     url: str | None = None
     triggered_by: str = ""
+    reason: str = ""
 
 
 class Code(msgspec.Struct, frozen=True, omit_defaults=True):
     """The user's code: folders it is imported from, its digest, and the commit it was at if known.
 
     ``archive`` is the path in the store of a packed copy, for a place that does not have the folders; the
-    SHA-256 of its bytes is ``archive_digest``.
+    SHA-256 of its bytes is ``archive_digest``. ``files`` has the beginning of each module's digest.
     """
 
     roots: tuple[str, ...] = ()
@@ -43,6 +47,7 @@ class Code(msgspec.Struct, frozen=True, omit_defaults=True):
     commit: str = ""
     archive: str = ""
     archive_digest: str = ""
+    files: dict[str, str] = {}
 
 
 class Tracking(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,24 +10,22 @@ The functions take tables by parameter name and give frames; they know nothing o
                            knowledge_time="published_at", features=("temp", "wind_speed"), max_age="6h"),),
         label=Label("late", late_arrival, known_at="landed_at"),
     )
+    CHURNED = Label("churned", churned, matures_after="30d")
 
 Times are timestamps; one without a time zone is taken as UTC, one with a time zone is converted to UTC.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_ml_provider.contract.ages import age_seconds
 from airflow_ml_provider.contract.errors import ConfigError
 
 FEATURE_HASH = "feature_hash"
 LABEL_KNOWN_AT = "label_known_at"
-
-_AGE = re.compile(r"(\d{1,9})([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,8 @@ class FeatureView:
             raise ConfigError(f"{self.name!r} cannot be the name of a feature view")
         for what in ("by", "features"):
             _check_names(getattr(self, what), f"feature view {self.name!r}: {what}", empty=False)
-        if self.max_age is not None and not _AGE.fullmatch(self.max_age):
-            raise ConfigError(
-                f"feature view {self.name!r}: {self.max_age!r} is not an age",
-                todo='write a number and one of s, m, h, d, w: "90m", "6h", "14d"',
-            )
+        if self.max_age is not None:
+            age_seconds(self.max_age, what=f"feature view {self.name!r}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,24 +76,51 @@ class FeatureView:
     @property
     def max_age_seconds(self) -> int | None:
         """``max_age`` in seconds."""
-        if self.max_age is None:
-            return None
-        return int(self.max_age[:-1]) * _SECONDS[self.max_age[-1]]
+        return age_seconds(self.max_age, what=f"feature view {self.name!r}") if self.max_age else None
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is to be predicted, and when it becomes known.
+    """What is to be predicted, and when it has matured: from which moment it may be learned from or judged by.
+
+    With ``known_at`` alone a label matures when it became known (a flight's delay at its landing). With
+    ``matures_after`` alone it matures that long after the row's prediction time, whatever the function gives
+    before (who has not left after three days has not stayed for thirty). With both, at the later of the two.
+    A label is never used before it has matured: not for training, evaluation or monitoring.
 
     :param name: the label column of the result: a number or a boolean, 0/1 for classification.
     :param function: gives the key columns, the label and ``known_at``; at most one row a key.
     :param known_at: column: when the label became known (timestamp); null or a missing row means that it
         never will be (a cancelled flight).
+    :param matures_after: "36h", "30d", "12w": how long after the prediction time the label is final.
     """
 
     name: str
     function: Callable[..., Any]
-    known_at: str
+    known_at: str | None = None
+    matures_after: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.known_at is None and self.matures_after is None:
+            raise ConfigError(
+                f"label {self.name!r} does not say when it matures",
+                todo='give known_at="column" (when it became known), matures_after="30d" (how long after the '
+                "prediction), or both",
+            )
+        if self.matures_after is not None:
+            age_seconds(self.matures_after, what=f"label {self.name!r}: matures_after")
+
+    @property
+    def matures_after_seconds(self) -> int | None:
+        """``matures_after`` in seconds."""
+        if self.matures_after is None:
+            return None
+        return age_seconds(self.matures_after, what=f"label {self.name!r}: matures_after")
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """The columns of times that its function gives."""
+        return (self.known_at,) if self.known_at is not None else ()
 
 
 @dataclass(frozen=True)

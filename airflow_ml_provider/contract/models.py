@@ -1,4 +1,4 @@
-"""Models: names in the MLflow registry, followed by alias or fixed by version."""
+"""Models: names in the MLflow registry, followed by alias, fixed by version, or as they were at a moment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 import msgspec
 
 from airflow_ml_provider.contract.errors import ConfigError
+from airflow_ml_provider.contract.partitions import start_of
+
+# The value of Champion.as_of that means the start of each predicted partition.
+EACH_PARTITION = "partition"
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,10 +27,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or any(c in self.name for c in "/:\\"):
-            raise ConfigError(
-                f"{self.name!r} cannot be a model name", todo="use a non-empty name without '/', ':' and '\\'"
-            )
+        _check_name(self.name)
 
     def at(self, version: int) -> Model:
         """The same model, pinned."""
@@ -36,10 +37,51 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.name}@{self.alias}" if self.version is None else f"{self.name}/{self.version}"
 
 
+class Champion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The version that was a model's champion at some moment, by the ledger of its promotions.
+
+    :param name: its name in the MLflow registry.
+    :param as_of: ``""`` is now; ``"partition"`` is the start of each predicted partition (00:00 UTC of a
+        day); anything else is a moment, ISO 8601, UTC without a zone. (templated)
+    :param alias: another alias than ``champion``.
+    """
+
+    name: str
+    as_of: str = ""
+    alias: str = "champion"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.as_of not in ("", EACH_PARTITION) and "{{" not in self.as_of:
+            start_of(self.as_of)
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.alias}" + (f" as of {self.as_of}" if self.as_of else "")
+
+
+class ModelFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pinned model, and the partitions that it is for."""
+
+    model: Model
+    partitions: str
+
+
+def selection_of(model: Model) -> str:
+    """Why a model scores rows, as each row of predictions records it."""
+    return f"{model.alias} now" if model.version is None else f"version {model.version}"
+
+
 def as_model(value: Any, *, wanted_by: str = "a step") -> Model:
     """A model from what is passed: a Model, ``"name"``, ``"name@alias"``, ``"name/3"`` or an output."""
     if isinstance(value, Model):
         return value
+    if isinstance(value, Champion):
+        if value.as_of:
+            raise ConfigError(
+                f"{wanted_by} was given {value}, and only a predict step can use the champion of a moment",
+                todo=f'pass Model("{value.name}") or a fixed version',
+            )
+        return Model(value.name, value.alias)
     if isinstance(value, str) and value:
         name, _, version = value.partition("/")
         if version:
@@ -63,3 +105,10 @@ def as_model(value: Any, *, wanted_by: str = "a step") -> Model:
         f"{wanted_by} needs a model, not {type(value).__name__}: {value!r}",
         todo='pass Model("name"), "name@alias", "name/version" or an upstream step\'s .output',
     )
+
+
+def _check_name(name: str) -> None:
+    if not name or any(c in name for c in "/:\\"):
+        raise ConfigError(
+            f"{name!r} cannot be a model name", todo="use a non-empty name without '/', ':' and '\\'"
+        )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 from airflow_ml_provider.contract.errors import ConfigError
@@ -17,6 +18,7 @@ from airflow_ml_provider.contract.errors import ConfigError
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.:+-]{0,199}")
 _RANGE = ".."
 _MOST_DAYS = 36_600
+_YEAR, _MONTH = re.compile(r"\d{4}"), re.compile(r"\d{4}-\d\d")
 
 
 class Partitions(NamedTuple):
@@ -70,6 +72,45 @@ def parse_partitions(text: str | Sequence[str]) -> Partitions:
                 todo="use letters, digits, space and _ . : + - only, at most 200 of them",
             )
     return Partitions(",".join(values), values)
+
+
+def label_of(values: Sequence[str]) -> str:
+    """The shortest notation of partitions: a range where they are consecutive days, a list otherwise."""
+    try:
+        days = [date.fromisoformat(value) for value in values]
+    except ValueError:
+        return ",".join(values)
+    ordered = all(later - earlier == timedelta(days=1) for earlier, later in pairwise(days))
+    same = [day.isoformat() for day in days] == list(values)
+    return f"{values[0]}{_RANGE}{values[-1]}" if len(days) > 2 and ordered and same else ",".join(values)
+
+
+def start_of(value: str) -> datetime:
+    """The moment, UTC, at which a partition begins: 00:00 of a day, of the first day of a month or a year.
+
+    An hour (``"2013-06-05T06"``) or any other ISO 8601 time begins when it says; without a zone it is UTC.
+
+    :raises ConfigError: the value is no time.
+    """
+    text = value.strip()
+    if _YEAR.fullmatch(text):
+        text += "-01"
+    if _MONTH.fullmatch(text):
+        text += "-01"
+    try:
+        found = datetime.fromisoformat(text)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{value!r} is no time, so it has no start",
+            todo='write a day as "2013-06-05", a month as "2013-06", an hour as "2013-06-05T06", '
+            'a moment as "2013-06-05T06:00:00Z"',
+        ) from None
+
+
+def moment_text(moment: datetime) -> str:
+    """A moment as documents and rows have it: ``2013-06-05T00:00:00Z``."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _days(first: str, last: str, label: str) -> list[str]:

@@ -6,7 +6,8 @@
     {store}/aside/{name}/{step}/    partitions that failed their audit; no reader of the table sees them
     {store}/runs/{step key}/        spec.json, result.json, reports, checkpoints, a fleet's ledger
     {store}/code/{digest}.zip       the user's code, packed once a digest
-    {store}/registry/{model}/       the ledger of promotions
+    {store}/registry/{model}/       the ledger of its aliases, and requests for its retraining
+    {store}/backfills/              plans of backfills, with their progress
 
 Small documents go through obstore; ``create`` is an atomic create-if-absent on local disk and on S3.
 Credentials never travel in a URI or a spec: obstore and delta-rs read them from the environment or from

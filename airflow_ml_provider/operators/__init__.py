@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_ml_provider.operators.approval import Approval
     from airflow_ml_provider.operators.evaluate import EvaluateOperator
     from airflow_ml_provider.operators.features import FeaturesOperator
     from airflow_ml_provider.operators.fleet import FleetOperator
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from airflow_ml_provider.operators.monitor import MonitorOperator
     from airflow_ml_provider.operators.predict import PredictOperator
     from airflow_ml_provider.operators.promote import PromoteOperator
+    from airflow_ml_provider.operators.rollback import RollbackOperator
     from airflow_ml_provider.operators.train import TrainOperator
     from airflow_ml_provider.operators.validate import ValidateOperator
 
 _HOME_OF = {
+    "Approval": "approval",
     "IngestOperator": "ingest",
     "ValidateOperator": "validate",
     "FeaturesOperator": "features",
@@ -25,9 +28,11 @@ _HOME_OF = {
     "PredictOperator": "predict",
     "MonitorOperator": "monitor",
     "FleetOperator": "fleet",
+    "RollbackOperator": "rollback",
 }
 
 __all__ = [
+    "Approval",
     "EvaluateOperator",
     "FeaturesOperator",
     "FleetOperator",
@@ -35,6 +40,7 @@ __all__ = [
     "MonitorOperator",
     "PredictOperator",
     "PromoteOperator",
+    "RollbackOperator",
     "TrainOperator",
     "ValidateOperator",
 ]

@@ -70,8 +70,7 @@ class StepOperator(BaseOperator):
         super().__init__(retry_policy=retry_policy, **kwargs)
         self.compute = compute
         self.connections = (connections,) if isinstance(connections, str) else tuple(connections)
-        self.code = code
-        self.seed = seed
+        self.code, self.seed = code, seed
         self.step_links: dict[str, str] = {}
         self.place: dict[str, str] = {}
         self._launch: Launch | None = None
@@ -109,6 +108,10 @@ class StepOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step, or reuse its result."""
+        return self.run_step(context)
+
+    def run_step(self, context: Context) -> dict[str, Any]:
+        """What :meth:`execute` does, for an operator that comes to it by another way."""
         store = config.store()
         spec = self._spec(store, context)
         earlier = results.read(store, spec.step_key)

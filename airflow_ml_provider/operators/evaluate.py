@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.contract.arguments import EvaluateArguments
@@ -29,8 +29,12 @@ class EvaluateOperator(StepOperator):
     :param table: feature rows with labels, which the candidate was not trained on. (templated)
     :param partitions: which partitions to evaluate on; all of them when empty. (templated)
     :param gates: conditions that the candidate must meet.
-    :param slices: columns by whose groups the metrics are reported too.
-    :param resamples: of the bootstrap behind the confidence intervals.
+    :param slices: columns by whose groups the metrics are reported too, and ``"package.module:function"`` that
+        gives one text a row.
+    :param resamples: of the bootstrap behind the confidence intervals; more are drawn where a gate over many
+        groups cannot be decided by so few.
+    :param behaviour: a module of behavioural tests, ``"package.module"``; a test that fails rejects the
+        candidate.
     """
 
     verb = "evaluate"
@@ -47,6 +51,7 @@ class EvaluateOperator(StepOperator):
         gates: Sequence[Gate] = (),
         slices: Sequence[str] = (),
         resamples: int = 500,
+        behaviour: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -65,7 +70,13 @@ class EvaluateOperator(StepOperator):
         self.partitions = partitions
         self.gates = list(gates)
         self.slices = list(slices)
+        if ":" in behaviour:
+            raise ConfigError(
+                f"behaviour={behaviour!r} names a function",
+                todo=f"name the module: {behaviour.partition(':')[0]!r}",
+            )
         self.resamples = resamples
+        self.behaviour = behaviour
 
     def arguments(self, pins: Pins, context: Context) -> EvaluateArguments:
         """The step's arguments, with candidate, champion and table pinned."""
@@ -78,7 +89,16 @@ class EvaluateOperator(StepOperator):
             gates=tuple(self.gates),
             slices=tuple(self.slices),
             resamples=self.resamples,
+            behaviour=self.behaviour,
         )
+
+    def entry_points(self) -> Iterable[str | None]:
+        """The functions that slice the rows, and the behavioural tests."""
+        sliced_by = [*self.slices, *(gate.slice_by for gate in self.gates)]
+        yield from dict.fromkeys(name for name in sliced_by if name and ":" in name)
+        if self.behaviour:
+            # All of a module's tests; an entry point names one thing in a module.
+            yield f"{self.behaviour}:tests"
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An evaluation publishes nothing."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from airflow_ml_provider.contract.documents import StepResult
 
+# In a DAG run's conf: its tasks emit no asset events.
+MUTE = "mute_events"
 _PLAIN = (str, int, float, bool)
 _MOST_ITEMS = 10
 
@@ -75,7 +77,7 @@ def announce_drift(
         "step_key": result.step_key,
         "verdict": brief(result.verdict),
     }
-    if drifted and runs.partition_key_of(context) is not None:
+    if drifted and runs.partition_key_of(context) is not None and not is_muted(context):
         # An event with a partition key triggers no schedule without partitions: see DriftTrigger.
         announcements.post(config.store(), model.name, result.step_key, extra)
     tell_if(drifted, operator, drift_asset(model), extra, context)
@@ -84,12 +86,18 @@ def announce_drift(
 def tell_if(
     happened: bool, operator: BaseOperator, asset: Asset, extra: Mapping[str, Any], context: Context
 ) -> None:
-    """Put facts on an outlet's event, or withhold the event."""
-    if happened:
+    """Put facts on an outlet's event, or withhold the event: of nothing, or in a run that was asked to be mute."""
+    if happened and not is_muted(context):
         known = {name: value for name, value in extra.items() if value not in (None, {})}
         context["outlet_events"][asset].extra = known
     else:
         operator.outlets = [outlet for outlet in operator.outlets if outlet != asset]
+
+
+def is_muted(context: Context) -> bool:
+    """Whether the DAG run was triggered with ``mute_events``: a backfill that is to start nothing downstream."""
+    conf = getattr(context.get("dag_run"), "conf", None)
+    return isinstance(conf, Mapping) and conf.get(MUTE) is True
 
 
 def brief(verdict: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml_provider.assets import drift_asset, table_asset
+from airflow_ml_provider.assets import drift_asset, retrain_asset, table_asset
+from airflow_ml_provider.contract.ages import age_seconds
 from airflow_ml_provider.contract.arguments import MonitorArguments
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.models import as_model
 from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.events import announce_drift, announce_table
 from airflow_ml_provider.operators.references import publishable
+from airflow_ml_provider.operators.retraining import announce_retraining, pinned_rules
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_ml_provider.contract.documents import StepResult
     from airflow_ml_provider.contract.models import Model
+    from airflow_ml_provider.contract.retraining import Retrain
     from airflow_ml_provider.contract.tables import Table
     from airflow_ml_provider.operators.pins import Pins
 
@@ -25,23 +28,27 @@ if TYPE_CHECKING:
 class MonitorOperator(StepOperator):
     """Compares features and scores in use with the model's reference profile, and scores with labels.
 
-    When its verdict is "drifted" it emits an event on ``drift_asset(model)``, which a training DAG is
-    scheduled on; on a calm day there is no such event. A retry and a clear reuse the findings while tables
-    and thresholds are the same.
+    When its verdict is "drifted" it emits an event on ``drift_asset(model)``; on a calm day there is no such
+    event. With ``retrain=`` it decides whether the model should be trained again, and asks for that by an
+    event on ``retrain_asset(model)``, which a training DAG is scheduled on. A retry and a clear reuse the
+    findings while tables and thresholds are the same.
 
     :param predictions: what a PredictOperator published: a Table, its name, or ``.output``. (templated)
     :param rows: the feature rows that were predicted: a Table, its name, or ``.output``. (templated)
-    :param model: the model whose drift is announced; none leaves the asset event out.
+    :param model: the model whose drift is announced; none leaves the asset events out.
     :param tables: tables that the label function reads; none leaves performance out. (templated)
     :param features: the FeatureSet with the label function; the one the rows name by default. (templated)
     :param partitions: which partitions to look at; all of them when empty. (templated)
     :param publish: the table that findings are published to; none keeps them in the report only.
-    :param known_at: use only labels known at this moment (ISO 8601); all that exist when empty. (templated)
+    :param known_at: use only labels that had matured at this moment (ISO 8601); all when empty. (templated)
     :param ignore: features that may drift, such as a calendar's.
     :param max_psi: above this population stability index a feature, or the score, has drifted.
     :param max_drifted_share: above this share of drifted features the verdict is "drifted".
     :param min_roc_auc: below this ROC AUC on matured labels the verdict is "drifted".
     :param minimum_rows: with fewer rows there is no verdict.
+    :param revisit: "14d": earlier partitions up to this long before the newest asked for are judged again when
+        more of their labels have matured since the last look.
+    :param retrain: when to ask for a retraining of ``model``.
     """
 
     verb = "monitor"
@@ -67,6 +74,8 @@ class MonitorOperator(StepOperator):
         max_drifted_share: float = 0.5,
         min_roc_auc: float | None = None,
         minimum_rows: int = 200,
+        revisit: str = "",
+        retrain: Retrain | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,10 +98,15 @@ class MonitorOperator(StepOperator):
         self.max_drifted_share = max_drifted_share
         self.min_roc_auc = min_roc_auc
         self.minimum_rows = minimum_rows
+        self.revisit = revisit
+        self.retrain = retrain
+        self._check()
         if self.publish:
             self.add_outlet(table_asset(self.publish))
         if self.model:
             self.add_outlet(drift_asset(self.model))
+        if self.model and self.retrain:
+            self.add_outlet(retrain_asset(self.model))
 
     def arguments(self, pins: Pins, context: Context) -> MonitorArguments:
         """The step's arguments, with the tables pinned."""
@@ -109,6 +123,9 @@ class MonitorOperator(StepOperator):
             max_drifted_share=self.max_drifted_share,
             min_roc_auc=self.min_roc_auc,
             minimum_rows=self.minimum_rows,
+            revisit=self.revisit,
+            retrain=pinned_rules(self.retrain, pins, context),
+            model=self.model.name if self.model else "",
         )
 
     def entry_points(self) -> Iterable[str | None]:
@@ -120,3 +137,18 @@ class MonitorOperator(StepOperator):
         announce_table(self, result, context)
         if self.model:
             announce_drift(self, self.model, str(self.partitions), result, context)
+        if self.model and self.retrain:
+            announce_retraining(self, self.model, result, context)
+
+    def _check(self) -> None:
+        if self.revisit:
+            age_seconds(self.revisit, what="revisit")
+            if not (self.publish and self.tables):
+                raise ConfigError(
+                    f"revisit={self.revisit!r} looks again at what was published, by labels that came since",
+                    todo="give publish= (the findings' table) and tables= (what the label function reads), too",
+                )
+        if self.retrain is not None and self.model is None:
+            raise ConfigError(
+                "retrain= was given without a model to train again", todo="give model=, too: its name"
+            )

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml_provider.contract.code import code_digest, split_entry_point
+from airflow_ml_provider.contract.code import code_digest, file_digests, split_entry_point
 from airflow_ml_provider.contract.documents import Code
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.identity import digest
@@ -80,7 +80,9 @@ def code_of(entry_points: Iterable[str | None], roots: tuple[str, ...], commit: 
     found = code_digest(modules, roots) if modules else ""
     if files:
         found = digest(found, *(_read(name, roots) for name in files))
-    return Code(roots=roots, digest=found, commit=commit)
+    return Code(
+        roots=roots, digest=found, commit=commit, files=file_digests(modules, roots) if modules else {}
+    )
 
 
 def code_roots(code: Any, dag_file: str, bundle: str | None) -> tuple[str, ...]:

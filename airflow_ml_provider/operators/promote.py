@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow_ml_provider import config
 from airflow_ml_provider.assets import model_asset
 from airflow_ml_provider.contract.arguments import PromoteArguments
 from airflow_ml_provider.contract.errors import ConfigError
+from airflow_ml_provider.contract.identity import document_digest
 from airflow_ml_provider.contract.models import Model, as_model
+from airflow_ml_provider.operators import approval as approvals
 from airflow_ml_provider.operators import runs
+from airflow_ml_provider.operators.approval import Answer, Approval, Question
 from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.events import announce_model
+from airflow_ml_provider.operators.evidence import evidence
 from airflow_ml_provider.operators.references import known_model
 
 if TYPE_CHECKING:
@@ -30,12 +35,18 @@ class PromoteOperator(StepOperator):
     :param verdict: an evaluate step's ``.output``. (templated)
     :param alias: the alias that moves. (templated)
     :param reason: why, for the ledger. (templated)
+    :param effective: from which moment on the version counts as champion (``Champion(as_of=...)``), as a date
+        or a time in UTC: not in the future, and not before what it was trained on was known. From when the
+        alias moves, when empty. (templated)
+    :param approval: asks people first, showing them the evidence; the task waits without holding a slot. An
+        approval stands over retries and clears while the verdict is the same; a rejection is no failure, and
+        is asked about again when the task is cleared.
     :param model: the registered model, to have its asset where ``verdict`` does not come from an evaluate
         step of the same DAG.
     """
 
     verb = "promote"
-    template_fields: Sequence[str] = ("verdict", "alias", "reason")
+    template_fields: Sequence[str] = ("verdict", "alias", "reason", "effective")
     ui_color = "#fff3e0"
 
     def __init__(
@@ -44,6 +55,8 @@ class PromoteOperator(StepOperator):
         verdict: Mapping[str, Any] | Any,
         alias: str = "champion",
         reason: str = "",
+        effective: str = "",
+        approval: Approval | None = None,
         model: Model | str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -51,6 +64,9 @@ class PromoteOperator(StepOperator):
         self.verdict = verdict
         self.alias = alias
         self.reason = reason
+        self.effective = effective
+        self.approval = approval
+        self.answer: Answer | None = None
         self.model = model
         known = as_model(model) if model is not None else known_model(verdict)
         if known is not None:
@@ -58,22 +74,57 @@ class PromoteOperator(StepOperator):
 
     def arguments(self, pins: Pins, context: Context) -> PromoteArguments:
         """The step's arguments."""
-        given = self.verdict
-        found = given.get("verdict") if isinstance(given, Mapping) and "verb" in given else given
-        if not isinstance(found, Mapping):
-            raise ConfigError(
-                f"{pins.wanted_by} was given no verdict: {given!r}",
-                todo="pass verdict=<evaluate step>.output",
-            )
         return PromoteArguments(
-            verdict=dict(found), alias=self.alias, reason=self.reason, promoted_by=runs.triggered_by(context)
+            verdict=self._document(),
+            alias=self.alias,
+            reason=str(self.reason),
+            promoted_by=runs.triggered_by(context),
+            approval=self.answer.document() if self.answer else {},
+            effective=str(self.effective),
         )
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask, if people are to be asked; then run the step, or reuse its result."""
+        if self.approval is not None and self._document().get("decision") == "promote":
+            self.answer = approvals.standing(config.store(), self._question(context))
+            if self.answer is None:
+                self._ask(self.approval, context)
+            self.log.info("%s at %s already", self.answer, self.answer.at)
+        return self.run_step(context)
+
+    def answered(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry on after people have answered, or after the deadline."""
+        self.answer = approvals.keep(config.store(), self._question(context), event)
+        self.log.info("%s", self.answer)
+        return self.run_step(context)
 
     def further_parts(self, pins: Pins, arguments: PromoteArguments) -> Mapping[str, Any]:
         """The version that the alias names now: after a rollback by hand, promoting is work again."""
         found = as_model(self.verdict, wanted_by=pins.wanted_by)
         now = pins.existing_model(Model(found.name, arguments.alias))
         return {"replaces": now.version if now else None}
+
+    def _document(self) -> dict[str, Any]:
+        given = self.verdict
+        found = given.get("verdict") if isinstance(given, Mapping) and "verb" in given else given
+        if not isinstance(found, Mapping):
+            raise ConfigError(
+                f"task {self.task_id!r} was given no verdict: {given!r}",
+                todo="pass verdict=<evaluate step>.output",
+            )
+        return dict(found)
+
+    def _question(self, context: Context) -> Question:
+        asked = document_digest({"verdict": self._document(), "alias": self.alias})
+        return Question(runs.step_key_of(context), asked, int(getattr(context["ti"], "max_tries", 0) or 0))
+
+    def _ask(self, approval: Approval, context: Context) -> NoReturn:
+        verdict, given = self._document(), self.verdict
+        links = given.get("links", {}) if isinstance(given, Mapping) and "verb" in given else {}
+        model = verdict["model"]
+        subject = f"Let {model['name']} version {model['version']} become {self.alias}?"
+        self.log.info("waiting for an approval; it is asked for on the tab Required Actions")
+        approval.ask(subject, evidence(verdict, links, self.alias), context, then="answered")
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An event, if the alias moved."""

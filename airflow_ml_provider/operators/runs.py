@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.contract.documents import RunOf
@@ -9,6 +10,10 @@ from airflow_ml_provider.contract.identity import step_key
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+_BY_ITSELF = {"scheduled": "schedule", "backfill": "backfill"}
+# MLflow's tags hold more, and nobody reads more.
+_LONGEST_REASON = 1_000
 
 
 def step_key_of(context: Context) -> str:
@@ -28,6 +33,7 @@ def run_of(context: Context) -> RunOf:
         partition_key=partition_key_of(context),
         url=str(getattr(ti, "log_url", "") or "").partition("?")[0] or None,
         triggered_by=triggered_by(context),
+        reason=reason_of(context),
     )
 
 
@@ -43,6 +49,44 @@ def triggered_by(context: Context) -> str:
     user = getattr(run, "triggering_user_name", None)
     kind: Any = getattr(run, "run_type", "")
     return str(user or getattr(kind, "value", kind) or "")
+
+
+def reason_of(context: Context) -> str:
+    """Why the DAG run exists: what the events say that triggered it, "schedule", "backfill" or "by <user>".
+
+    A param named ``reason`` is added, as somebody who triggers the DAG by hand gives it.
+    """
+    kind = getattr(getattr(context.get("dag_run"), "run_type", ""), "value", None) or str(
+        getattr(context.get("dag_run"), "run_type", "")
+    )
+    by = triggered_by(context)
+    if told := list(_told(context)):
+        why = "; ".join(dict.fromkeys(told))
+    elif kind in _BY_ITSELF:
+        why = _BY_ITSELF[kind]
+    else:
+        why = f"by {by}" if by and by != kind else "by hand" if kind == "manual" else kind.replace("_", " ")
+    given = context.get("params")
+    added = given.get("reason") if isinstance(given, Mapping) else None
+    said = f"{why}: {added}" if isinstance(added, str) and added.strip() else why
+    return said if len(said) <= _LONGEST_REASON else f"{said[: _LONGEST_REASON - 1]}…"
+
+
+def _told(context: Context) -> Iterator[str]:
+    """What triggering events say: their reasons, or which assets they are of."""
+    for asset, events in (context.get("triggering_asset_events") or {}).items():
+        for event in events:
+            extra = getattr(event, "extra", None) or {}
+            # An event that a watcher told has the facts of the announcement one level below.
+            facts = extra.get("payload") if extra.get("from_trigger") else extra
+            facts = facts if isinstance(facts, Mapping) else {}
+            verdict = facts.get("verdict")
+            within = verdict.get("reasons") if isinstance(verdict, Mapping) else None
+            reasons = facts.get("reasons") or within
+            if not isinstance(reasons, (list, tuple)):
+                reasons = [reasons] if reasons else []
+            about = f"{asset.name} {facts['partitions']}" if facts.get("partitions") else str(asset.name)
+            yield f"{about}: {'; '.join(map(str, reasons))}" if reasons else about
 
 
 def bundle_of(context: Context) -> str | None:

@@ -36,6 +36,8 @@ class TrainOperator(FleetStep):
         the form of a run. (templated)
     :param trusted_types: types that a model may hold beside those that are safe to load. (templated)
     :param over: items to train a model for each of. (templated)
+    :param known_values: columns (features, or kept ones) whose values must have occurred in training: rows
+        with another one are refused when the model scores.
     :param best: with ``over=``: the metric by which one item's model is registered, with a "-" before its
         name where less is better.
     """
@@ -56,6 +58,7 @@ class TrainOperator(FleetStep):
         partitions: str = "",
         hyperparameters: Mapping[str, Any] | None = None,
         trusted_types: Sequence[str] = (),
+        known_values: Sequence[str] = (),
         over: Any = None,
         best: str = "",
         **kwargs: Any,
@@ -79,6 +82,7 @@ class TrainOperator(FleetStep):
             dict(hyperparameters) if isinstance(hyperparameters, Mapping) else hyperparameters
         )
         self.trusted_types = trusted_types
+        self.known_values = _columns(self.task_id, known_values, many=over is not None)
         self.best = best
         if model is not None:
             known = as_model(model, wanted_by=f"task {self.task_id!r}")
@@ -106,6 +110,7 @@ class TrainOperator(FleetStep):
             partitions=str(self.partitions),
             params=dict(self.hyperparameters or {}),
             trusted_types=tuple(self.trusted_types),
+            known_values=self.known_values,
         )
 
     def entry_points(self) -> Iterable[str | None]:
@@ -131,6 +136,19 @@ def _check_model(task_id: str, model: Any, best: str, *, many: bool) -> None:
     if not many and (model is None or best):
         missing = "no model= to register its training as" if model is None else "best= without over="
         raise ConfigError(f"task {task_id!r} has {missing}")
+
+
+def _columns(task_id: str, known_values: Sequence[str], *, many: bool) -> tuple[str, ...]:
+    if isinstance(known_values, str):
+        raise ConfigError(
+            f"known_values is the text {known_values!r}", todo=f"give a list of columns: [{known_values!r}]"
+        )
+    if known_values and many:
+        raise ConfigError(
+            f"task {task_id!r} trains many models and has known_values=, which is for a single training",
+            todo="leave it out, or check the values in a suite over the table",
+        )
+    return tuple(known_values)
 
 
 def _refuse_params(params: Any) -> None:

@@ -6,8 +6,7 @@ champion where it is. Equal rows, models, gates, seed and resamples give an equa
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,21 +15,30 @@ from airflow_ml_provider.contract.arguments import EvaluateArguments
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.models import Model
 from airflow_ml_provider.contract.partitions import parse_partitions
-from airflow_ml_provider.steps import evaluation_report, measurement, models, origin, versions
+from airflow_ml_provider.steps import (
+    behaviour,
+    evaluation_report,
+    guardrails,
+    measurement,
+    models,
+    origin,
+    slices,
+    versions,
+)
 from airflow_ml_provider.steps.context import Outcome, StepContext
-from airflow_ml_provider.steps.judgement import Group, Judgement, judge
+from airflow_ml_provider.steps.judgement import judge
 from airflow_ml_provider.steps.labelled_rows import LabelledRows
 from airflow_ml_provider.steps.metrics import Estimate
 from airflow_ml_provider.steps.profiles import build_profile
+from airflow_ml_provider.steps.verdict import canonical, failures, verdict_of
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.measurement import Measured
+    from airflow_ml_provider.steps.models import ScoringModel
     from airflow_ml_provider.steps.tracking import TrackedRun
     from airflow_ml_provider.steps.versions import Registered
 
 CHAMPION = "champion"
-# So many groups are listed in the verdict, which travels through Airflow; the report has more.
-_LISTED_GROUPS = 40
 
 
 def run(step: StepContext, arguments: EvaluateArguments) -> Outcome:
@@ -38,8 +46,11 @@ def run(step: StepContext, arguments: EvaluateArguments) -> Outcome:
     rows = LabelledRows(step, step.read(arguments.table), arguments.partitions, purpose="evaluate on")
     candidate, champion, incomparable = _contestants(step, arguments, rows)
     by_gates = [gate.slice_by for gate in arguments.gates if gate.slice_by]
-    slices = measurement.slice_columns([*arguments.slices, *by_gates], rows)
-    if not arguments.gates:
+    sliced_by = slices.columns(
+        [*arguments.slices, *by_gates], rows.frame.collect_schema().names(), rows.where
+    )
+    tests = behaviour.load_tests(step, arguments.behaviour) if arguments.behaviour else []
+    if not arguments.gates and not tests:
         step.warn("no gate was given, so any candidate passes")
     if incomparable:
         step.warn(incomparable)
@@ -47,20 +58,40 @@ def run(step: StepContext, arguments: EvaluateArguments) -> Outcome:
         challenger = versions.fetch(step, candidate)
         others = [versions.fetch(step, champion)] if champion and not incomparable else []
         measured = measurement.measure(
-            rows, [challenger, *others], slices, resamples=arguments.resamples, seed=step.spec.seed
+            rows,
+            [challenger, *others],
+            sliced_by,
+            resamples=arguments.resamples,
+            seed=step.spec.seed,
+            gates=arguments.gates,
+            texts=slices.by_functions(step, sliced_by, rows.frame),
         )
+        guarded = _guardrails(step, arguments, rows, challenger)
         judgements = [
-            judge(gate, measured.overall, measured.groups, incomparable) for gate in arguments.gates
+            judge(gate, measured.overall, measured.groups, incomparable, guarded) for gate in arguments.gates
         ]
-        verdict = _verdict(step, arguments, rows, measured, judgements, candidate, champion)
+        lines = _tested(step, tests, challenger, rows)
+        verdict = verdict_of(
+            arguments,
+            measured,
+            judgements,
+            candidate=candidate,
+            champion=champion,
+            table=(rows.table.name, rows.table.version),
+            partitions=rows.partitions,
+            seed=step.spec.seed,
+            lines=lines,
+            guardrails=guarded,
+        )
         page = evaluation_report.render(
             evaluation_report.Evaluation(
                 title=f"{candidate} against {f'champion {champion.version}' if champion else 'no champion'}",
                 promote=verdict["decision"] == "promote",
-                facts=_facts(arguments, rows, candidate, champion),
+                facts=_facts(measured, rows, candidate, champion),
                 measured=measured,
                 judgements=judgements,
                 importance=measurement.importance(rows, challenger, step.spec.seed),
+                lines=lines,
             )
         )
         _keep(step, tracked, rows, measured, verdict, page, candidate)
@@ -70,13 +101,34 @@ def run(step: StepContext, arguments: EvaluateArguments) -> Outcome:
         metrics={
             name: found.value for name, found in measured.overall.candidate.items() if found.value is not None
         },
-        summary=_summary(verdict, measured, judgements, candidate, champion),
+        summary=_summary(verdict, measured, failures(judgements, lines), candidate, champion),
         links={
             "Report": step.tracker.run_url(tracked, "report.html"),
             "MLflow run": step.tracker.run_url(tracked),
         },
         mlflow_run_id=tracked.run_id,
     )
+
+
+def _guardrails(
+    step: StepContext, arguments: EvaluateArguments, rows: LabelledRows, model: ScoringModel
+) -> dict[str, float]:
+    names = guardrails.wanted(arguments.gates)
+    if not names and not arguments.measured:
+        return {}
+    expressions = model.inputs.expressions()
+    sample = measurement.sampled(rows, guardrails.SAMPLE_ROWS, step.spec.seed, expressions)
+    return guardrails.measure(names, model, sample, arguments.measured)
+
+
+def _tested(
+    step: StepContext, tests: Sequence[Callable[..., Any]], model: ScoringModel, rows: LabelledRows
+) -> list[behaviour.Line]:
+    if not tests:
+        return []
+    columns = rows.frame.collect_schema().names()
+    sample = measurement.sampled(rows, behaviour.SAMPLE_ROWS, step.spec.seed, columns)
+    return behaviour.run_tests(tests, model, sample, step.scratch)
 
 
 def _contestants(
@@ -113,63 +165,13 @@ def _warn_of_seen_rows(step: StepContext, candidate: Registered, rows: LabelledR
         )
 
 
-def _verdict(
-    step: StepContext,
-    arguments: EvaluateArguments,
-    rows: LabelledRows,
-    measured: Measured,
-    judgements: Sequence[Judgement],
-    candidate: Registered,
-    champion: Registered | None,
-) -> dict[str, Any]:
-    overall = measured.overall
-    return {
-        "decision": "promote" if all(judgement.passed for judgement in judgements) else "reject",
-        "model": candidate.document(),
-        "champion": champion and champion.document(),
-        "rows": overall.rows,
-        "positives": overall.positives,
-        "metrics": _documents(overall.candidate),
-        "champion_metrics": _documents(overall.champion),
-        "differences": _documents(overall.differences),
-        "gates": [judgement.document() for judgement in judgements],
-        "slices": [_slice(group) for group in _listed(measured.groups)],
-        "seed": step.spec.seed,
-        "resamples": arguments.resamples,
-        "table": rows.table.name,
-        "version": rows.table.version,
-        "partitions": rows.partitions,
-    }
-
-
-def _documents(estimates: Mapping[str, Estimate] | None) -> dict[str, Any] | None:
-    return None if estimates is None else {name: found.document() for name, found in estimates.items()}
-
-
 def _values(estimates: Mapping[str, Estimate] | None, prefix: str = "") -> dict[str, float]:
     named = {prefix + name: found.value for name, found in (estimates or {}).items()}
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _listed(groups: Mapping[str, Sequence[Group]]) -> list[Group]:
-    share = _LISTED_GROUPS // max(1, len(groups))
-    return [group for of_column in groups.values() for group in of_column[:share]]
-
-
-def _slice(group: Group) -> dict[str, Any]:
-    found = group.comparison
-    return {
-        "column": group.column,
-        "value": group.value,
-        "rows": found.rows,
-        "positives": found.positives,
-        "roc_auc": found.candidate["roc_auc"].document(),
-        "difference": found.differences["roc_auc"].document() if found.differences else None,
-    }
-
-
 def _facts(
-    arguments: EvaluateArguments, rows: LabelledRows, candidate: Registered, champion: Registered | None
+    measured: Measured, rows: LabelledRows, candidate: Registered, champion: Registered | None
 ) -> dict[str, Any]:
     return {
         "candidate": str(candidate),
@@ -178,7 +180,7 @@ def _facts(
         "positives": f"{rows.positives / rows.count:.1%}",
         "table": f"{rows.table.name}@{rows.table.version}",
         "partitions": rows.partitions or "all",
-        "resamples": arguments.resamples,
+        "resamples": measured.resamples,
     }
 
 
@@ -192,7 +194,7 @@ def _keep(
     candidate: Registered,
 ) -> None:
     """Report and verdict with the step and with MLflow; the held-out scores' profile with the candidate."""
-    step.keep_document("verdict.json", json.dumps(verdict, indent=1).encode())
+    step.keep_document("verdict.json", canonical(verdict))
     step.keep_document("report.html", page)
     path = step.scratch / "report.html"
     path.write_bytes(page)
@@ -215,11 +217,10 @@ def _keep(
 def _summary(
     verdict: Mapping[str, Any],
     measured: Measured,
-    judgements: Sequence[Judgement],
+    failed: Sequence[str],
     candidate: Registered,
     champion: Registered | None,
 ) -> dict[str, Any]:
-    failed = [f"{judgement.gate}: {judgement.reason}" for judgement in judgements if not judgement.passed]
     return {
         "decision": verdict["decision"],
         "candidate": str(candidate),

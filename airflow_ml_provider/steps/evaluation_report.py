@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,15 @@ import numpy as np
 from airflow_ml_provider.contract.gates import METRICS
 from airflow_ml_provider.steps.figures import BLUE, GREY, MUTED, ORANGE, drawing
 from airflow_ml_provider.steps.metrics import CALIBRATION_BINS, Comparison, Estimate
-from airflow_ml_provider.steps.reports import Badge, Report
+from airflow_ml_provider.steps.reports import Report
+from airflow_ml_provider.steps.rule_tables import outcome_badge, rule_tables
+from airflow_ml_provider.steps.verdict import failures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from airflow_ml_provider.steps.behaviour import Line
     from airflow_ml_provider.steps.importance import Importance
     from airflow_ml_provider.steps.judgement import Group, Judgement
     from airflow_ml_provider.steps.measurement import Measured
@@ -33,6 +36,8 @@ class Evaluation:
     """All that the page shows.
 
     :param facts: names and values that stand at its top.
+    :param lines: the outcomes of the behavioural tests.
+    :param extra_sections: each adds its headings, tables and figures to the page's end.
     """
 
     title: str
@@ -41,13 +46,21 @@ class Evaluation:
     measured: Measured
     judgements: Sequence[Judgement]
     importance: Sequence[Importance]
+    lines: Sequence[Line] = ()
+    extra_sections: Sequence[Callable[[Report], None]] = ()
 
 
 def render(evaluation: Evaluation) -> bytes:
     """The page, as HTML."""
-    report = Report(evaluation.title, "Metrics with 95 % bootstrap intervals; differences are paired.")
-    failed = [f"{each.gate}: {each.reason}" for each in evaluation.judgements if not each.passed]
+    measured = evaluation.measured
+    how = "paired" if measured.champion_labels is None else "between models on rows of their own"
+    report = Report(evaluation.title, f"Metrics with 95 % bootstrap intervals; differences are {how}.")
+    failed = failures(evaluation.judgements, evaluation.lines)
     said = "Every gate passed" if evaluation.judgements else "No gate was given"
+    if evaluation.lines:
+        said += (
+            f", {sum(line.passed for line in evaluation.lines)} of {len(evaluation.lines)} behavioural tests"
+        )
     report.verdict(
         f"{said}: promote" if evaluation.promote else "Rejected", good=evaluation.promote, details=failed
     )
@@ -55,13 +68,19 @@ def render(evaluation: Evaluation) -> bytes:
     if evaluation.judgements:
         report.heading("Gates")
         report.table(["Gate", "", "Why"], [_gate_row(each) for each in evaluation.judgements])
+        rule_tables(report, evaluation.judgements)
+    if evaluation.lines:
+        report.heading("Behaviour")
+        report.table(["Test", "", "Why"], [_line_row(line) for line in evaluation.lines])
     report.heading("Metrics")
-    report.table(*_metric_table(evaluation.measured.overall))
-    _curves(report, evaluation.measured)
-    for column, groups in evaluation.measured.groups.items():
+    report.table(*_metric_table(measured.overall))
+    _curves(report, measured)
+    for column, groups in measured.groups.items():
         _slices(report, column, groups)
     if evaluation.importance:
         _importance(report, evaluation.importance)
+    for section in evaluation.extra_sections:
+        section(report)
     return report.html()
 
 
@@ -75,8 +94,11 @@ def interval(estimate: Estimate) -> str:
 
 
 def _gate_row(judgement: Judgement) -> list[Any]:
-    badge = Badge("passed" if judgement.passed else "failed", judgement.passed)
-    return [str(judgement.gate), badge, judgement.reason]
+    return [str(judgement.gate), outcome_badge(judgement.passed), judgement.reason]
+
+
+def _line_row(line: Line) -> list[Any]:
+    return [line.text, outcome_badge(line.passed), line.message]
 
 
 def _metric_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -97,9 +119,12 @@ def _curves(report: Report, measured: Measured) -> None:
     with drawing(columns=2, height=4.2) as (figure, (roc, calibration)):
         for axes in (roc, calibration):
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
-        for scores, colour, name in drawn:
-            _roc(roc, measured.labels, scores, colour, name)
-            _calibration(calibration, measured.labels, scores, colour, name)
+        for number, (scores, colour, name) in enumerate(drawn):
+            labels = measured.labels
+            if number and measured.champion_labels is not None:
+                labels = measured.champion_labels
+            _roc(roc, labels, scores, colour, name)
+            _calibration(calibration, labels, scores, colour, name)
         roc.set(title="ROC", xlabel="False positive rate", ylabel="True positive rate")
         calibration.set(title="Calibration", xlabel="Mean score", ylabel="Share of positives")
         roc.legend(loc="lower right")

@@ -29,7 +29,7 @@ class Wanted:
 
     :param only: keys, in the columns' names in the file; other rows are left out.
     :param labels: whether to add the label and leave out rows without one.
-    :param known_at: labels that became known later do not count (UTC, without a zone).
+    :param known_at: labels that matured later do not count (UTC, without a zone).
     """
 
     partition_by: str | None
@@ -123,9 +123,16 @@ def build(
     if wanted.labels:
         label = labelled(features)
         chosen, count = with_labels(
-            connection, label, features.key, inputs, rows, known_at=wanted.known_at, folder=folder
+            connection,
+            label,
+            features.key,
+            inputs,
+            rows,
+            predicted=rows.names[features.prediction_time],
+            until=wanted.known_at,
+            folder=folder,
         )
-        say(f"labels: known for {count:,} of {asked:,} rows")
+        say(f"labels: matured for {count:,} of {asked:,} rows ({count / asked:.1%})")
     facts: list[Facts] = []
     timeless: dict[str, int] = {}
     for index, view in enumerate(features.views):

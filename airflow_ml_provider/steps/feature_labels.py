@@ -1,4 +1,4 @@
-"""Labels: given by the user's function, matched with the rows where they are known."""
+"""Labels: given by the user's function, matched with the rows where they have matured."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import polars as pl
 
 from airflow_ml_provider.contract.errors import DataError, UserCodeError
 from airflow_ml_provider.contract.features import Label
-from airflow_ml_provider.steps import functions
+from airflow_ml_provider.steps import functions, maturity
 from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, same_kind
-from airflow_ml_provider.steps.out_of_core import Repeats, join_known_labels, repeats
+from airflow_ml_provider.steps.out_of_core import Repeats, join_matured_labels, repeats
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -26,25 +26,35 @@ def with_labels(
     inputs: Inputs,
     rows: Rows,
     *,
-    known_at: datetime | None,
+    predicted: str,
+    until: datetime | None,
     folder: Path,
 ) -> tuple[Path, int]:
-    """The rows whose label is known, as a file with ``label`` and ``label_known``, and how many they are.
+    """The rows whose label has matured, as a file with ``label`` and ``label_known``, and how many they are.
 
-    :param known_at: labels that became known later do not count.
+    ``label_known`` is when the label matured.
+
+    :param predicted: the prediction time's column in the rows' file.
+    :param until: labels that matured later do not count.
     :raises UserCodeError: the label function raised, or does not give what is declared.
-    :raises DataError: it gives two labels for a key, or not one that is known.
+    :raises DataError: it gives two labels for a key, or not one that has matured.
     """
     labels = _write(label, key, inputs, rows, to=folder / "labels.parquet")
     inside, rows_key = [f"k{number}" for number in range(len(key))], rows.inside(key)
     found = repeats(connection, labels, inside, among=rows.path, among_key=rows_key)
     refuse_repeats(found, key, f"labels that {functions.name_of(label.function)} gives")
     path = folder / "labelled.parquet"
-    join_known_labels(connection, rows.path, rows_key, labels, inside, known_at=known_at, to=path)
+    matured = maturity.as_sql(label, predicted=f"r.{predicted}", known="l.known")
+    join_matured_labels(
+        connection, rows.path, rows_key, labels, inside, matured=matured, until=until, to=path
+    )
     count = pl.scan_parquet(path).select(pl.len()).collect().item()
     if not count:
-        mine = pl.scan_parquet(rows.path).select(rows_key).rename(dict(zip(rows_key, inside, strict=True)))
-        raise _none_known(label, pl.scan_parquet(labels).join(mine, on=inside, how="semi"), known_at)
+        mine = pl.scan_parquet(rows.path).select(
+            *(pl.col(column).alias(name) for column, name in zip(rows_key, inside, strict=True)),
+            pl.col(predicted).alias("predicted"),
+        )
+        raise _none_matured(label, pl.scan_parquet(labels).join(mine, on=inside), until)
     return path, count
 
 
@@ -64,7 +74,7 @@ def refuse_repeats(found: Repeats | None, key: Sequence[str], what: str) -> None
 
 def _write(label: Label, key: Sequence[str], inputs: Inputs, rows: Rows, *, to: Path) -> Path:
     given = inputs.call(label.function)
-    given.check([*key, label.name, label.known_at])
+    given.check([*key, label.name, *label.times])
     kind = given.schema[label.name]
     if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
         raise UserCodeError(
@@ -75,7 +85,7 @@ def _write(label: Label, key: Sequence[str], inputs: Inputs, rows: Rows, *, to: 
     frame = given.frame.select(
         *(given.stored(column).alias(f"k{number}") for number, column in enumerate(key)),
         value.alias("label"),
-        given.time(label.known_at, up=True).alias("known"),
+        *(given.time(column, up=True).alias("known") for column in label.times),
     )
     with functions.blame(given.function):
         schema = dict(frame.collect_schema())
@@ -84,11 +94,12 @@ def _write(label: Label, key: Sequence[str], inputs: Inputs, rows: Rows, *, to: 
     return given.write(to, frame)
 
 
-def _none_known(label: Label, labels: pl.LazyFrame, known_at: datetime | None) -> DataError:
-    """Why there is no known label, told from the labels of these rows."""
+def _none_matured(label: Label, labels: pl.LazyFrame, until: datetime | None) -> DataError:
+    """Why there is no matured label, told from the labels of these rows."""
     valued = labels.filter(pl.col("label").is_not_null())
     found, with_value = (frame.select(pl.len()).collect().item() for frame in (labels, valued))
-    first = valued.select(pl.col("known").min()).collect().item()
+    matured = maturity.as_expression(label, predicted=pl.col("predicted"), known=pl.col("known"))
+    first = valued.select(matured.min()).collect().item()
     who = functions.name_of(label.function)
     if not found:
         why = f"{who} gives no row with a key of theirs"
@@ -96,8 +107,12 @@ def _none_known(label: Label, labels: pl.LazyFrame, known_at: datetime | None) -
         why = f"the label column {label.name!r} of {who} is null in all {found:,} of them"
     elif first is None:
         why = f"{label.known_at!r} of {who} is null wherever there is a label"
+    elif label.matures_after is not None:
+        # Without the fraction of a second that a clock has.
+        limit = until.replace(microsecond=0) if until else None
+        why = f"the first matures at {first} UTC ({label.matures_after} after its prediction), after {limit} UTC"
     else:
-        why = f"the first became known at {first} UTC, after known_at={known_at} UTC"
+        why = f"the first became known at {first} UTC, after known_at={until} UTC"
     return DataError(
         f"not one of the rows asked for has a known label: {why}",
         todo="ask for partitions whose labels have arrived, or for rows to predict (labels=False)",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 import polars as pl
 
 from airflow_ml_provider.contract.arguments import FeaturesArguments
-from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.features import FeatureSet
 from airflow_ml_provider.contract.identity import document_digest
-from airflow_ml_provider.steps import feature_build, feature_definition, functions, leakage, tables
+from airflow_ml_provider.steps import feature_build, feature_definition, functions, leakage, maturity, tables
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext
 from airflow_ml_provider.steps.feature_build import Built, Wanted
 from airflow_ml_provider.steps.feature_definition import Roles
@@ -30,14 +28,16 @@ _FETCHED_BYTES = 1 << 30
 def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
     """Build the feature rows of partitions, prove that they hold nothing from the future, publish them."""
     features = feature_definition.load(step, arguments.features)
-    if arguments.labels:
-        feature_build.labelled(features)
+    label = feature_build.labelled(features) if arguments.labels else None
     partitions = step.partitions(arguments.partitions)
     pinned = {table.name: step.read(table) for table in arguments.tables}
     mark = feature_definition.feature_hash(features, arguments.features, step.spec.code.roots)
     versions = {name: table.version for name, table in pinned.items()}
     content = document_digest([step.spec.fingerprint, versions, mark])
-    if done := tables.already_published(step.store, arguments.publish, partitions, content):
+    # Labels that mature by time alone: how many have is part of the content, and known when they are built.
+    by_time = label is not None and label.matures_after is not None and not arguments.known_at.strip()
+    done = tables.already_published(step.store, arguments.publish, partitions, content)
+    if done and not by_time:
         return Outcome(
             table=done, summary={"rows": done.rows, "already published": f"version {done.version}"}
         )
@@ -46,7 +46,7 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
         arguments.publish.partition_by,
         partitions,
         labels=arguments.labels,
-        known_at=_moment(arguments.known_at),
+        known_at=maturity.latest(label, arguments.known_at) if label else None,
     )
     inputs = Inputs({name: _fetched(step, table) for name, table in pinned.items()}, step.scratch)
     built, checked, replayed = _build_and_prove(step, features, inputs, wanted)
@@ -54,6 +54,8 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
     Roles.of(features, arguments.features, mark, wanted.partition_by).write(
         step.store, arguments.publish.name
     )
+    if by_time:
+        content = document_digest([content, built.count])
     batches = tables.batches_of(built.published(mark))
     publication = tables.publish(
         step, arguments.publish, batches, partitions=partitions, content=content, suite=arguments.suite
@@ -61,6 +63,7 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
     return Outcome(
         table=publication,
         metrics={"rows": built.count, "features": len(features.features), "facts": checked.facts}
+        | ({"matured_share": built.count / built.asked} if label else {})
         | {f"without_{view}": share for view, share in checked.without_fact.items()},
         summary=_summary(built, checked, replayed, mark),
     )
@@ -124,6 +127,7 @@ def _summary(built: Built, checked: Checked, replayed: int, mark: str) -> dict[s
     summary: dict[str, object] = {"rows": built.count, "features": len(built.features.features)}
     if built.wanted.labels:
         summary["rows without a known label, left out"] = built.asked - built.count
+        summary["labels matured"] = f"{built.count:,} of {built.asked:,} ({built.count / built.asked:.1%})"
     summary["rows without a fact, by view"] = {
         view: f"{share:.1%}" for view, share in checked.without_fact.items()
     }
@@ -132,16 +136,3 @@ def _summary(built: Built, checked: Checked, replayed: int, mark: str) -> dict[s
     )
     summary["feature definition"] = mark[:12]
     return summary
-
-
-def _moment(known_at: str) -> datetime | None:
-    """A moment in UTC, as a time without a zone."""
-    if not known_at.strip():
-        return None
-    try:
-        moment = datetime.fromisoformat(known_at.strip())
-    except ValueError:
-        raise ConfigError(
-            f"known_at is {known_at!r}, not a moment", todo='write it as "2013-06-08T08:00:00Z"'
-        ) from None
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)

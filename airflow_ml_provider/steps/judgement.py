@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_ml_provider.contract.gates import HIGHER_IS_BETTER, Gate
+from airflow_ml_provider.contract.gates import GUARDRAILS, HIGHER_IS_BETTER, Gate
+from airflow_ml_provider.steps import rules, significance
 from airflow_ml_provider.steps.metrics import Comparison
+from airflow_ml_provider.steps.rules import Rule
+from airflow_ml_provider.steps.significance import TOLERANCE
 
-# Metrics are rounded to six decimals; bounds are met or missed at that precision.
-_TOLERANCE = 5e-7
+# So many rules of a gate stand in the verdict, which travels through Airflow: those that failed come first.
+_LISTED_RULES = 40
 
 
 @dataclass(frozen=True)
@@ -35,83 +38,162 @@ class Judgement:
     """One gate's outcome.
 
     :param value: the metric; in slices, that of the group that fared worst.
+    :param rules: each rule on each set of rows that it was judged on.
     """
 
     gate: Gate
     passed: bool
     value: float | None
     reason: str
+    rules: Sequence[Rule] = ()
 
     def document(self) -> dict[str, Any]:
         """As it stands in a verdict."""
-        return {"gate": str(self.gate), "passed": self.passed, "value": self.value, "reason": self.reason}
+        listed = sorted(self.rules, key=lambda rule: rule.passed)[:_LISTED_RULES]
+        return {
+            "gate": str(self.gate),
+            "passed": self.passed,
+            "value": self.value,
+            "reason": self.reason,
+            "rules": [rule.document() for rule in listed],
+            "rules_left_out": len(self.rules) - len(listed),
+        }
 
 
 def judge(
-    gate: Gate, overall: Comparison, groups: Mapping[str, Sequence[Group]], incomparable: str = ""
+    gate: Gate,
+    overall: Comparison,
+    groups: Mapping[str, Sequence[Group]],
+    incomparable: str = "",
+    guardrails: Mapping[str, float] | None = None,
 ) -> Judgement:
     """Whether the candidate meets a gate.
 
     :param groups: those of each column that is sliced by.
     :param incomparable: why the candidate could not be compared with the champion that there is; empty when
         it was, or when there is no champion.
+    :param guardrails: what was measured of the model itself.
     """
-    if gate.slice_by is None:
-        return _judge(gate, overall, incomparable)
-    of_column = groups[gate.slice_by]
-    judged = [group for group in of_column if group.comparison.rows >= gate.minimum_rows]
+    if gate.metric in GUARDRAILS:
+        return _guardrail(gate, (guardrails or {}).get(gate.metric), overall)
+    if gate.slice_by is not None:
+        return _sliced(gate, groups[gate.slice_by], incomparable)
+    value = overall.candidate[gate.metric].value
+    if few := _too_few(gate, overall):
+        return Judgement(gate, _only_harm(gate), value, f"{few}: nothing was shown")
+    found = rules.absolute(gate, overall)
+    if (against := rules.against(gate, overall, incomparable)) is not None:
+        found.append(against)
+    failed = [rule.reason for rule in found if not rule.passed]
+    return Judgement(gate, not failed, value, "; ".join(failed or [rule.reason for rule in found]), found)
+
+
+def judged_groups(gate: Gate, groups: Iterable[Group]) -> list[Group]:
+    """The groups that have rows enough to be judged."""
+    return [group for group in groups if not _too_few(gate, group.comparison)]
+
+
+def needed_resamples(
+    gates: Sequence[Gate], groups: Mapping[str, Sequence[Group]], resamples: int, *, compared: bool
+) -> int:
+    """How many resamples the comparisons of the gates need, at least ``resamples``.
+
+    :param compared: there is a champion to compare with; without one there are no p-values.
+    """
+    if not compared:
+        return resamples
+    counted = [
+        (gate, len(judged_groups(gate, groups[gate.slice_by])) if gate.slice_by else 1)
+        for gate in gates
+        if gate.comparison
+    ]
+    return significance.needed_resamples(counted, resamples)
+
+
+def _sliced(gate: Gate, of_column: Sequence[Group], incomparable: str) -> Judgement:
+    judged = judged_groups(gate, of_column)
     if not judged:
-        return Judgement(
-            gate, False, None, f"no group of {gate.slice_by} has {gate.minimum_rows} rows: nothing was shown"
-        )
-    found = [(group, _judge(gate, group.comparison, incomparable)) for group in judged]
-    failed = [f"{group.label}: {judgement.reason}" for group, judgement in found if not judgement.passed]
-    values = [judgement.value for _, judgement in found if judgement.value is not None]
-    worst = (min if HIGHER_IS_BETTER[gate.metric] else max)(values, default=None)
-    small = len(of_column) - len(judged)
-    ignored = f"; {small} with fewer than {gate.minimum_rows} rows were not judged" if small else ""
-    reason = "; ".join(failed) if failed else f"met in all of {len(judged)} groups{ignored}"
-    return Judgement(gate, not failed, worst, reason)
+        wanted = f"{gate.minimum_rows} rows"
+        if gate.minimum_positives > 1:
+            wanted += f" and {gate.minimum_positives} positives"
+        reason = f"no group of {gate.slice_by} has {wanted}: nothing was shown"
+        return Judgement(gate, _only_harm(gate), None, reason)
+    found = [
+        replace(rule, column=group.column, value=group.value)
+        for group in judged
+        for rule in rules.absolute(gate, group.comparison)
+    ]
+    found += _corrected(gate, judged, incomparable)
+    labels = {group.value: group.label for group in judged}
+    failed: dict[str, list[str]] = {}
+    for rule in found:
+        if not rule.passed:
+            failed.setdefault(labels[rule.value], []).append(rule.reason)
+    values = [group.comparison.candidate[gate.metric].value for group in judged]
+    known = [value for value in values if value is not None]
+    worst = (min if HIGHER_IS_BETTER[gate.metric] else max)(known, default=None)
+    ignored = _ignored(gate, of_column)
+    reason = "; ".join(f"{label}: {'; '.join(reasons)}" for label, reasons in failed.items())
+    return Judgement(gate, not failed, worst, reason or f"met in all of {len(judged)} groups{ignored}", found)
 
 
-def _judge(gate: Gate, comparison: Comparison, incomparable: str) -> Judgement:
-    value = comparison.candidate[gate.metric].value
-    if comparison.rows < gate.minimum_rows:
-        reason = f"{comparison.rows} rows are fewer than {gate.minimum_rows}: nothing was shown"
-        return Judgement(gate, False, value, reason)
-    if value is None or comparison.positives in (0, comparison.rows):
-        only = int(comparison.positives > 0)
-        return Judgement(gate, False, value, f"all {comparison.rows} labels are {only}: nothing was shown")
-    met: list[str] = []
-    missed: list[str] = []
-    for bound, holds, words in (
-        (gate.at_least, value >= (gate.at_least or 0) - _TOLERANCE, "at least"),
-        (gate.at_most, value <= (gate.at_most or 0) + _TOLERANCE, "at most"),
-    ):
-        if bound is not None:
-            (met if holds else missed).append(f"{value:.4f} is {'' if holds else 'not '}{words} {bound:g}")
-    if gate.worse_by_at_most is not None:
-        passed, reason = _against_champion(gate.metric, gate.worse_by_at_most, comparison, incomparable)
-        (met if passed else missed).append(reason)
-    return Judgement(gate, not missed, value, "; ".join(missed or met))
+def _corrected(gate: Gate, judged: Sequence[Group], incomparable: str) -> list[Rule]:
+    """The comparisons of all groups, their p-values adjusted for the number of groups."""
+    found = []
+    for group in judged:
+        rule = rules.against(gate, group.comparison, incomparable)
+        if rule is None:
+            return []
+        found.append(replace(rule, column=group.column, value=group.value))
+    tested = [(number, rule) for number, rule in enumerate(found) if rule.p is not None]
+    # Unrounded, as each test on all rows is.
+    own = [significance.p_value(gate, judged[number].comparison) or 1.0 for number, _ in tested]
+    for (number, rule), p, adjusted in zip(tested, own, significance.holm(own), strict=True):
+        found[number] = rules.decided(replace(rule, p=p, adjusted_p=adjusted), gate)
+    return found
 
 
-def _against_champion(
-    metric: str, bound: float, comparison: Comparison, incomparable: str
-) -> tuple[bool, str]:
-    if incomparable:
-        return False, incomparable
-    if comparison.differences is None:
-        return True, "there is no champion yet"
-    difference = comparison.differences[metric]
-    if difference.value is None:
-        return False, "the difference to the champion is not defined on these rows: nothing was shown"
-    # The unfavourable end of the interval; the difference itself when there was no resampling.
-    ends = [end for end in (difference.low, difference.high, difference.value) if end is not None]
-    worse_by = -min(ends) if HIGHER_IS_BETTER[metric] else max(ends)
-    said = f"{difference.value:+.4f} against the champion"
-    if difference.low is not None and difference.high is not None:
-        said += f" (95 % interval {difference.low:+.4f} to {difference.high:+.4f})"
-    if worse_by <= bound + _TOLERANCE:
-        return True, f"{said}: worse by at most {max(worse_by, 0.0):.4f}"
-    return False, f"{said}: may be worse by {worse_by:.4f}, more than {bound:g}"
+def _guardrail(gate: Gate, value: float | None, overall: Comparison) -> Judgement:
+    assert gate.at_most is not None
+    if value is None:
+        return Judgement(gate, False, None, f"{gate.metric} was not measured: nothing was shown")
+    passed = value <= gate.at_most + TOLERANCE
+    reason = f"{value:g} is {'' if passed else 'not '}at most {gate.at_most:g}"
+    rule = Rule(
+        gate.metric, "at_most", gate.at_most, passed, reason, overall.rows, overall.positives,
+        gate.confidence, estimate=value,
+    )  # fmt: skip
+    return Judgement(gate, passed, value, reason, [rule])
+
+
+def _too_few(gate: Gate, comparison: Comparison) -> str:
+    """Why nothing can be shown on some rows; empty if something can."""
+    sides = [(comparison.rows, comparison.positives, "")]
+    if comparison.champion_rows is not None:
+        sides.append((comparison.champion_rows, comparison.champion_positives or 0, " of the champion"))
+    for rows, positives, whose in sides:
+        if rows < gate.minimum_rows:
+            return f"{rows} rows{whose} are fewer than {gate.minimum_rows}"
+        if positives in (0, rows):
+            return f"all {rows} labels{whose} are {int(positives > 0)}"
+        if positives < gate.minimum_positives:
+            return f"{positives} positives{whose} are fewer than {gate.minimum_positives}"
+    return ""
+
+
+def _only_harm(gate: Gate) -> bool:
+    """Whether a gate asks for nothing but that no harm is shown, which too few rows cannot do."""
+    return gate.harm_limit is not None and gate.at_least is None and gate.at_most is None
+
+
+def _ignored(gate: Gate, groups: Sequence[Group]) -> str:
+    """How many groups were not judged, and why."""
+    why = [few for group in groups if (few := _too_few(gate, group.comparison))]
+    if not why:
+        return ""
+    if all(" rows" in few and "labels" not in few for few in why):
+        return f"; {len(why)} with fewer than {gate.minimum_rows} rows were not judged"
+    positives = max(1, gate.minimum_positives)
+    return (
+        f"; {len(why)} without {gate.minimum_rows} rows, {positives} positives and a negative were not judged"
+    )

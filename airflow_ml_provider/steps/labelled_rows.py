@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airflow_ml_provider.contract.errors import DataError
+from airflow_ml_provider.contract.features import LABEL_KNOWN_AT
 from airflow_ml_provider.steps.feature_rows import FeatureRows
 from airflow_ml_provider.steps.models import Inputs
 
@@ -56,6 +59,22 @@ class LabelledRows:
     def single_class(self) -> int | None:
         """The only label that there is; None if there are both."""
         return None if 0 < self.positives < self.count else int(self.positives > 0)
+
+    @cached_property
+    def known_until(self) -> str:
+        """When the last of what is in the rows became known, ISO 8601, UTC; empty if they have no such times.
+
+        A row's features are known at its prediction time, its label later.
+        """
+        names = [name for name in (self.rows.prediction_time, LABEL_KNOWN_AT) if name in self.table.columns]
+        times = self.rows.lazy().filter(pl.col(self.label).is_not_null()).select(pl.col(names).max())
+        found = [time for time in times.collect(engine="streaming").row(0) if isinstance(time, datetime)]
+        if not found:
+            return ""
+        last = max(
+            time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC) for time in found
+        )
+        return last.isoformat()
 
     def _counted(self, step: StepContext, purpose: str) -> tuple[int, int]:
         label = pl.col(self.label)

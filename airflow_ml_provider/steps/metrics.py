@@ -14,34 +14,34 @@ All are of a 0/1 label ``y`` and a score ``s``, the predicted probability of 1, 
   spread evenly over 0 to 1).
 
 Intervals are the 2.5th and 97.5th percentile over resamples of the rows (Efron 1979, Annals of Statistics
-7(1)). Two models are compared on the same resamples, so that the interval of their difference is that of
-paired scores. Calibration error grows under resampling, so it can lie below its own interval; its
-difference is free of that. All numbers are rounded to six decimals, below which the machine's arithmetic
-begins to show: equal rows, seed and resamples give equal numbers on any number of threads.
+7(1)). Two models on the same rows are compared on the same resamples, so that the interval of their
+difference is that of paired scores; two models on rows of their own are resampled independently. Calibration
+error grows under resampling, so it can lie below its own interval; its difference is free of that. All
+numbers are rounded to six decimals: equal rows, seed and resamples give equal numbers on any number of
+threads.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_ml_provider.contract.gates import METRICS
+from airflow_ml_provider.steps.ranked import CALIBRATION_BINS as CALIBRATION_BINS
+from airflow_ml_provider.steps.ranked import Ranked
+from airflow_ml_provider.steps.resampling import resampled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Places = NDArray[np.intp]
 
-CALIBRATION_BINS = 10
 _DECIMALS = 6
 _PERCENTILES = (2.5, 97.5)
-# Rows times resamples held at once: 8 MB an array, of which a batch needs about ten.
-_BATCH_CELLS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of a candidate, and of a champion on the same rows if there is one.
+    """Metrics of a candidate, and of a champion if there is one.
 
     :param differences: candidate minus champion.
+    :param drawn: the differences of each resample, ``(resamples, metrics)``, NaN where one is not defined.
+    :param champion_rows: how many rows the champion was measured on, where those are not the candidate's;
+        ``champion_positives`` likewise.
     """
 
     rows: int
@@ -69,6 +72,21 @@ class Comparison:
     candidate: Mapping[str, Estimate]
     champion: Mapping[str, Estimate] | None = None
     differences: Mapping[str, Estimate] | None = None
+    drawn: Floats | None = field(default=None, compare=False, repr=False)
+    champion_rows: int | None = None
+    champion_positives: int | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one model is measured on, where the models have rows of their own.
+
+    :param groups: the places of each group's rows; the groups are the same on both sides, and may be empty.
+    """
+
+    labels: NDArray[Any]
+    scores: Floats
+    groups: Sequence[Places] = ()
 
 
 def metrics(labels: NDArray[Any], scores: Floats) -> dict[str, float | None]:
@@ -77,136 +95,92 @@ def metrics(labels: NDArray[Any], scores: Floats) -> dict[str, float | None]:
     :param labels: 0 or 1, one a row.
     :param scores: predicted probabilities of 1, one a row.
     """
-    if not len(labels):
-        return dict.fromkeys(METRICS)
-    ranked = _Ranked.of(labels, scores)
-    return _named(ranked.metrics(np.ones((1, len(labels))))[0])
+    return _named(_values(Ranked.of(labels, scores)))
 
 
 def compare(
     labels: NDArray[Any], candidate: Floats, champion: Floats | None = None, *, resamples: int, seed: int
 ) -> Comparison:
-    """The metrics of one or two models with their intervals.
-
-    Costs about ``rows * resamples`` times 30 ns a model on one core; memory does not grow with resamples.
+    """The metrics of one or two models on the same rows, with their intervals.
 
     :param resamples: how often the rows are drawn again, with replacement; 0 gives no intervals.
     :param seed: of the drawing.
     """
-    rows, positives = len(labels), int(np.count_nonzero(labels))
-    if not rows:
-        nothing = dict.fromkeys(METRICS, Estimate(None))
-        of_two = None if champion is None else nothing
-        return Comparison(0, 0, nothing, of_two, of_two)
-    models = [_Ranked.of(labels, scores) for scores in (candidate, champion) if scores is not None]
-    values = np.stack([model.metrics(np.ones((1, rows)))[0] for model in models])
-    drawn = _resampled(models, rows, resamples, seed)
-    estimates = [_estimates(values[n], drawn[:, n]) for n in range(len(models))]
-    if champion is None:
-        return Comparison(rows, positives, estimates[0])
-    differences = _estimates(values[0] - values[1], drawn[:, 0] - drawn[:, 1])
-    return Comparison(rows, positives, estimates[0], estimates[1], differences)
+    scores = [candidate] if champion is None else [candidate, champion]
+    return compare_groups(labels, scores, (), resamples=resamples, seed=seed)[0]
 
 
-@dataclass(frozen=True)
-class _Ranked:
-    """One model's rows in the order of their scores, ready to be weighed again and again.
+def compare_groups(
+    labels: NDArray[Any], scores: Sequence[Floats], groups: Sequence[Places], *, resamples: int, seed: int
+) -> list[Comparison]:
+    """:func:`compare` of all rows, and of groups of them by the same draws.
 
-    :param ends: the last row of each run of equal scores, if there are ties.
-    :param per_row: log loss, squared error and residual of each row; columns of ``(n, 3)``.
-    :param bins: the first row of each calibration bin.
+    Costs about ``rows * resamples`` times 8 ns, and 8 ns more a model for all rows and for each set of groups
+    that parts them, on one core; memory does not grow with the resamples.
+
+    :param scores: of the candidate, and of the champion if there is one.
+    :param groups: the places of each group's rows.
     """
-
-    order: NDArray[np.intp]
-    labels: Floats
-    ends: NDArray[np.intp] | None
-    per_row: Floats
-    bins: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, labels: NDArray[Any], scores: Floats) -> _Ranked:
-        order = np.argsort(scores, kind="stable")
-        y, s = labels[order].astype(np.float64), scores[order]
-        last = np.append(s[1:] != s[:-1], True)
-        eps = np.finfo(np.float64).eps
-        inside = np.clip(s, eps, 1 - eps)
-        losses = -np.log(np.where(y > 0, inside, 1 - inside))
-        per_row = np.ascontiguousarray(np.stack([losses, (y - s) ** 2, y - s]))
-        # Equal scores belong into one bin: a bin begins at the first row of its lowest score.
-        cuts = np.searchsorted(s, s[np.arange(CALIBRATION_BINS) * len(s) // CALIBRATION_BINS], side="left")
-        return cls(order, y, None if last.all() else np.flatnonzero(last), per_row, np.unique(cuts))
-
-    def metrics(self, weights: Floats) -> Floats:
-        """The metrics, in the order of ``METRICS``, for each line of row weights.
-
-        :param weights: ``(resamples, rows)``: how often each row was drawn, in the rows' own order.
-        :return: ``(resamples, 5)``; NaN where a resample has rows of one class only.
-        """
-        drawn = weights[:, self.order]
-        total = drawn.sum(axis=1)
-        losses, squares, residuals = self.per_row
-        # No matrix product: its sums depend on how many threads the linear algebra library has.
-        log_loss = (drawn * losses).sum(axis=1) / total
-        brier = (drawn * squares).sum(axis=1) / total
-        gaps = np.add.reduceat(drawn * residuals, self.bins, axis=1)
-        calibration = np.abs(gaps).sum(axis=1) / total
-        auc, precision = self._areas(drawn)
-        return np.stack([auc, precision, log_loss, brier, calibration], axis=1)
-
-    def _areas(self, drawn: Floats) -> tuple[Floats, Floats]:
-        upto = np.cumsum(drawn, axis=1)
-        positive = np.cumsum(np.multiply(drawn, self.labels, out=drawn), axis=1)
-        if self.ends is not None:
-            upto, positive = upto[:, self.ends], positive[:, self.ends]
-        negative = upto - positive
-        rows, positives, negatives = upto[:, -1:], positive[:, -1:], negative[:, -1:]
-        step = np.diff(positive, axis=1, prepend=0.0)
-        below = _shifted(negative)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            auc = (step * (below + negative)).sum(axis=1) / (2 * positives * negatives)[:, 0]
-            # At a threshold, everything from its score up is called positive.
-            called = np.maximum(rows - _shifted(upto), 1)
-            hits = positives - _shifted(positive)
-            precision = (step * hits / called).sum(axis=1) / positives[:, 0]
-        precision[(negatives == 0)[:, 0]] = np.nan
-        return auc, precision
+    places: list[Places | None] = [None, *groups]
+    views = [[Ranked.of(labels, each, rows) for each in scores] for rows in places]
+    drawn = resampled(views, len(labels), resamples, seed)
+    return [
+        _comparison([_values(model) for model in view], [of_view[:, n] for n in range(len(scores))], view)
+        for view, of_view in zip(views, drawn, strict=True)
+    ]
 
 
-def _shifted(cumulated: Floats) -> Floats:
-    """What was cumulated before each place."""
-    before = np.empty_like(cumulated)
-    before[:, 0] = 0
-    before[:, 1:] = cumulated[:, :-1]
-    return before
+def compare_unpaired(candidate: Side, champion: Side, *, resamples: int, seed: int) -> list[Comparison]:
+    """The metrics of two models, each on rows of its own: of all rows, and of groups of them.
+
+    The two sets of rows are drawn independently of each other, as those of an A/B split are.
+    """
+    found = []
+    for number, side in enumerate((candidate, champion)):
+        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+        ranked = [Ranked.of(side.labels, side.scores, rows) for rows in (None, *side.groups)]
+        found.append((ranked, resampled([[each] for each in ranked], len(side.labels), resamples, own_seed)))
+    (ours, our_draws), (theirs, their_draws) = found
+    return [
+        _comparison([_values(a), _values(b)], [drawn_a[:, 0], drawn_b[:, 0]], [a, b])
+        for a, b, drawn_a, drawn_b in zip(ours, theirs, our_draws, their_draws, strict=True)
+    ]
 
 
-def _resampled(models: list[_Ranked], rows: int, resamples: int, seed: int) -> Floats:
-    """Metrics of each resample: ``(resamples, models, metrics)``."""
-    if resamples < 1:
-        return np.full((1, len(models), len(METRICS)), np.nan)
-    batches = list(_batches(rows, resamples))
-    seeds = np.random.SeedSequence(seed).spawn(len(batches))
-
-    def work(batch: int) -> Floats:
-        weights = _draw(np.random.default_rng(seeds[batch]), rows, batches[batch])
-        return np.stack([model.metrics(weights) for model in models], axis=1)
-
-    # NumPy works outside the interpreter's lock; each batch has a seed of its own, whoever computes it.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
-        return np.concatenate(list(workers.map(work, range(len(batches)))))
+def rounded(value: float | None) -> float | None:
+    """A number as it stands in a verdict; None for one that is not defined."""
+    if value is None or np.isnan(value):
+        return None
+    return round(float(value), _DECIMALS) + 0.0  # no negative zero
 
 
-def _batches(rows: int, resamples: int) -> Iterator[int]:
-    size = max(1, _BATCH_CELLS // rows)
-    for start in range(0, resamples, size):
-        yield min(size, resamples - start)
+def _comparison(values: Sequence[Floats], drawn: Sequence[Floats], models: Sequence[Ranked]) -> Comparison:
+    estimates = [_estimates(value, own) for value, own in zip(values, drawn, strict=True)]
+    size, positives = len(models[0].rows), len(models[0].below)
+    if len(values) == 1:
+        return Comparison(size, positives, estimates[0])
+    # To the decimals of a verdict, below which the machine's arithmetic begins to show. A side without
+    # draws has no rows, and no difference either.
+    of_each = [own if len(own) else np.full((1, len(METRICS)), np.nan) for own in drawn]
+    differences = np.round(of_each[0] - of_each[1], _DECIMALS)
+    return Comparison(
+        size,
+        positives,
+        estimates[0],
+        estimates[1],
+        _estimates(values[0] - values[1], differences),
+        differences,
+        len(models[1].rows),
+        len(models[1].below),
+    )
 
 
-def _draw(random: np.random.Generator, rows: int, count: int) -> Floats:
-    """How often each row is drawn when as many rows as there are, are drawn with replacement."""
-    drawn = random.integers(0, rows, size=(count, rows))
-    drawn += np.arange(count)[:, None] * rows
-    return np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
+def _values(model: Ranked) -> Floats:
+    """Each metric, every row counting once."""
+    if not len(model.rows):
+        return np.full(len(METRICS), np.nan)
+    found: Floats = model.metrics(np.ones((1, int(model.rows.max()) + 1), np.uint8))[0]
+    return found
 
 
 def _estimates(values: Floats, drawn: Floats) -> dict[str, Estimate]:
@@ -214,15 +188,9 @@ def _estimates(values: Floats, drawn: Floats) -> dict[str, Estimate]:
     for column, (name, value) in enumerate(_named(values).items()):
         known = drawn[:, column][~np.isnan(drawn[:, column])]
         low, high = np.percentile(known, _PERCENTILES) if value is not None and len(known) else (None, None)
-        found[name] = Estimate(value, _rounded(low), _rounded(high))
+        found[name] = Estimate(value, rounded(low), rounded(high))
     return found
 
 
 def _named(values: Floats) -> dict[str, float | None]:
-    return {name: _rounded(value) for name, value in zip(METRICS, values, strict=True)}
-
-
-def _rounded(value: float | None) -> float | None:
-    if value is None or np.isnan(value):
-        return None
-    return round(float(value), _DECIMALS) + 0.0  # no negative zero
+    return {name: rounded(value) for name, value in zip(METRICS, values, strict=True)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import polars as pl
 
 from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError, UserCodeError
 from airflow_ml_provider.contract.identity import digest
+from airflow_ml_provider.steps import known_values
 from airflow_ml_provider.steps.flavors import flavor_named, flavor_of
 
 if TYPE_CHECKING:
@@ -82,12 +83,16 @@ class ScoringModel:
     """A loaded model, ready to score.
 
     :param name: for messages.
+    :param known_values: columns of the rows, and the values of each that it may be asked about.
+    :param size: bytes of its files.
     """
 
     name: str
     flavor: Flavor
     native: Any
     inputs: Inputs
+    known_values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    size: int = 0
 
     def scores(self, rows: pl.DataFrame) -> NDArray[np.float64]:
         """The probability of class 1 for each row.
@@ -190,7 +195,14 @@ def load(folder: Path, name: str) -> ScoringModel:
             f"model {name} ({flavor.name}) cannot be loaded here: {type(error).__name__}: {error}",
             todo="install the model's requirements.txt; a model that could only be unpickled is not loaded",
         ) from error
-    return ScoringModel(name, flavor, native, Inputs(tuple(notes["features"]), frozenset(notes["texts"])))
+    return ScoringModel(
+        name,
+        flavor,
+        native,
+        Inputs(tuple(notes["features"]), frozenset(notes["texts"])),
+        known_values.as_read(notes.get("known_values")),
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    )
 
 
 def artifact_digest(folder: Path) -> str:

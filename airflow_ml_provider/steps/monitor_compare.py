@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -25,16 +25,22 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.tables import PinnedTable
 
 _MADE_BY = ("model_name", "model_version", "model_run_id", "feature_hash")
+# The column that a predict step with a split= adds: which of its models a row was given to.
+_VARIANT, _CHAMPION = "variant", "champion"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A partition of the predictions table and the one model version that made it."""
+    """A partition of the predictions table and the one model version that is monitored there.
+
+    :param rows: how many it predicted; ``others``: how many other variants of a split did.
+    """
 
     partition: str
     model: ModelVersion
     feature_hash: str
     rows: int
+    others: int = 0
 
 
 class Comparer:
@@ -75,21 +81,45 @@ class Comparer:
     def scored(self, wanted: Partitions | None) -> list[Scored]:
         """Which of the wanted partitions have predictions, in order, and of which model.
 
-        :raises DataError: a partition has predictions of more than one model version.
+        Where models share the keys of a partition, the one monitored is the variant "champion", or the one
+        with the most keys if none is called so.
+
+        :raises DataError: a partition has predictions of several model versions that are no variants.
         """
-        counted = self.predictions.lazy(wanted).group_by(self.by, *_MADE_BY).agg(rows=pl.len())
-        found: dict[str, Scored] = {}
-        for row in counted.sort(self.by, *_MADE_BY).collect(engine="streaming").iter_rows(named=True):
-            model = ModelVersion(row["model_name"], row["model_version"], row["model_run_id"])
-            this = Scored(str(row[self.by]), model, row["feature_hash"], row["rows"])
-            if other := found.get(this.partition):
-                raise DataError(
-                    f"{self.by} = {this.partition} of table {self.predictions.name!r} was predicted more "
-                    f"than once: by {_made_by(other)} and by {_made_by(this)}",
-                    todo="run the predict step for this partition again; it replaces the partition whole",
-                )
-            found[this.partition] = this
-        return list(found.values())
+        by = [self.by, *_MADE_BY, *([_VARIANT] if _VARIANT in self.predictions.columns else [])]
+        counted = self.predictions.lazy(wanted).group_by(by).agg(rows=pl.len()).sort(by)
+        found = counted.collect(engine="streaming").partition_by(self.by, maintain_order=True)
+        return [self._scored(part.to_dicts()) for part in found]
+
+    def monitored(self, partitions: Mapping[str, ModelVersion]) -> pl.LazyFrame:
+        """The predictions that the model of each partition made."""
+        keys = [(value, model.name, model.version, model.run_id) for value, model in partitions.items()]
+        on = [self.by, "model_name", "model_version", "model_run_id"]
+        schema = dict(zip(on, (pl.String, pl.String, pl.Int64, pl.String), strict=True))
+        wanted = pl.LazyFrame(keys, schema=schema, orient="row")
+        return self.predictions.lazy(parse_partitions(list(partitions))).join(wanted, on=on, how="semi")
+
+    def _scored(self, found: list[dict[str, Any]]) -> Scored:
+        made = [
+            Scored(
+                str(row[self.by]),
+                ModelVersion(row["model_name"], row["model_version"], row["model_run_id"]),
+                row["feature_hash"],
+                row["rows"],
+            )
+            for row in found
+        ]
+        variants = [row.get(_VARIANT) for row in found]
+        if len(made) > 1 and None in variants:
+            raise DataError(
+                f"{self.by} = {made[0].partition} of table {self.predictions.name!r} was predicted more "
+                f"than once: by {_made_by(made[0])} and by {_made_by(made[1])}",
+                todo="run the predict step for this partition again; it replaces the partition whole",
+            )
+        first = _CHAMPION if _CHAMPION in variants else None
+        chosen, _ = max(zip(made, variants, strict=True), key=lambda pair: (pair[1] == first, pair[0].rows))
+        rows = sum(each.rows for each in made if each.model == chosen.model)
+        return replace(chosen, rows=rows, others=sum(each.rows for each in made) - rows)
 
     def compare(self, scored: Iterable[Scored]) -> tuple[PartitionDrift, ...]:
         """The drift of each partition, in order; the tables are read once per model version."""
@@ -120,12 +150,14 @@ class Comparer:
             )
         row_by = self.rows.partition_by or self.by
         of_rows = apply_profile_by(features, rows.lazy(), row_by, partitions.values)
-        of_scores = apply_profile_by(score, self.predictions.lazy(partitions), self.by, partitions.values)
+        mine = self.monitored({each.partition: each.model for each in group})
+        of_scores = apply_profile_by(score, mine, self.by, partitions.values)
         for scored in group:
             current, current_score = of_rows[scored.partition], of_scores[scored.partition]
-            if current["rows"] != scored.rows:
+            predicted = scored.rows + scored.others
+            if current["rows"] != predicted:
                 self.step.warn(
-                    f"{scored.partition} has {scored.rows:,} predictions and {current['rows']:,} feature rows"
+                    f"{scored.partition} has {predicted:,} predictions and {current['rows']:,} feature rows"
                 )
             yield PartitionDrift(
                 partition=scored.partition,

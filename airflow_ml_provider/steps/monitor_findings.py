@@ -9,8 +9,10 @@ from typing import Any
 from airflow_ml_provider.contract.arguments import MonitorArguments
 from airflow_ml_provider.contract.documents import ModelVersion
 from airflow_ml_provider.steps.drift import Drift
+from airflow_ml_provider.steps.monitor_again import Earlier
 from airflow_ml_provider.steps.monitor_labels import Performance
 from airflow_ml_provider.steps.profiles import ColumnProfile
+from airflow_ml_provider.steps.retraining import Decision
 
 # So many names of features fit into a sentence, and beside another.
 _MOST_NAMED, _MOST_BLAMED = 5, 3
@@ -77,6 +79,9 @@ class Findings:
 
     :param partitions: at least one, in order.
     :param performance: of all partitions together; None where no labels were asked for.
+    :param performance_by: of each partition, those looked at again included.
+    :param again: earlier partitions of which more labels have matured; they decide nothing about drift.
+    :param retraining: what follows for the model; None where that was not asked.
     """
 
     arguments: MonitorArguments
@@ -84,6 +89,8 @@ class Findings:
     partitions: tuple[PartitionDrift, ...]
     performance: Performance | None = None
     performance_by: Mapping[str, Performance] = field(default_factory=dict)
+    again: tuple[Earlier, ...] = ()
+    retraining: Decision | None = None
 
     @property
     def worst(self) -> PartitionDrift:
@@ -118,6 +125,11 @@ class Findings:
             matured = self.performance.matured if self.performance else 0
             said.append(f"ROC AUC on {matured:,} matured labels is {found:.3f}, below {least:g}")
         return said
+
+    @property
+    def newest(self) -> PartitionDrift:
+        """The newest partition that was asked for; the last one, where partitions are no times."""
+        return max(self.partitions, key=lambda part: part.partition)
 
     @property
     def roc_auc(self) -> float | None:
@@ -167,7 +179,25 @@ class Findings:
                     "drifted": part.drifted if part.decided else None,
                     "score_psi": round(part.score.psi, 6),
                     "share": round(part.share, 6),
+                    **self._matured(part.partition),
                 }
                 for part in self.partitions
             },
+            "again": {
+                part.partition: {"matured_before": part.before, **self._matured(part.partition)}
+                for part in self.again
+            },
+            "retraining": self.retraining.document() if self.retraining else None,
+        }
+
+    def _matured(self, partition: str) -> dict[str, Any]:
+        judged = self.performance_by.get(partition)
+        if judged is None:
+            return {}
+        auc = judged.metrics.get("roc_auc")
+        return {
+            "predicted": judged.predicted,
+            "matured": judged.matured,
+            "matured_share": round(judged.share, 6),
+            "roc_auc": auc.value if auc else None,
         }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from airflow_ml_provider.steps.monitor_labels import Performance
+    from airflow_ml_provider.steps.retraining import Decision
 
 _MOST_BARS = 25
 _MOST_HISTOGRAMS = 6
@@ -51,6 +52,8 @@ def build_report(findings: Findings) -> Report:
     _score(report, worst)
     if findings.performance:
         _performance(report, findings, findings.performance)
+    if findings.retraining:
+        _retraining(report, findings.retraining)
     _features(report, worst)
     report.heading("How this is decided")
     report.text(_method(findings))
@@ -79,7 +82,7 @@ def _facts(findings: Findings) -> dict[str, Any]:
     if len(findings.partitions) > 1:
         facts["Partitions"] = len(findings.partitions)
     if judged:
-        facts["Labels known"] = Share(judged.share)
+        facts["Labels matured"] = Share(judged.share)
         facts["ROC AUC"] = findings.roc_auc
     if findings.arguments.ignore:
         facts["Ignored features"] = findings.arguments.ignore
@@ -218,10 +221,11 @@ def _performance(report: Report, findings: Findings, everything: Performance) ->
     report.heading("How the predictions turned out")
     until = f" by {findings.arguments.known_at}" if findings.arguments.known_at else ""
     report.text(
-        f"Of {everything.predicted:,} predictions, {everything.matured:,} have a label that was known{until} "
+        f"Of {everything.predicted:,} predictions, the labels of {everything.matured:,} had matured{until} "
         f"({everything.share:.1%}); only these are judged. The other "
         f"{everything.predicted - everything.matured:,} are without label: late, or never to come (as of a "
-        "cancelled flight), which cannot be told apart before a label comes."
+        "cancelled flight), which cannot be told apart before a label comes. Labels that come early may be of "
+        "another kind than those that come late: while few have matured, the metrics say little."
     )
     lines = [(part.partition, findings.performance_by.get(part.partition)) for part in findings.partitions]
     if len(lines) > 1:
@@ -229,18 +233,37 @@ def _performance(report: Report, findings: Findings, everything: Performance) ->
     report.table(
         [*_JUDGED, "ROC AUC", "log loss", "Brier score"],
         [_judged(name, judged) for name, judged in lines if judged],
-        f"Metrics are given from {findings.arguments.minimum_rows:,} known labels of both classes.",
+        f"Metrics are given from {findings.arguments.minimum_rows:,} matured labels of both classes.",
     )
     intervals = [
         [name, estimate.value, estimate.low, estimate.high] for name, estimate in everything.metrics.items()
     ]
     if intervals:
         report.table(
-            ["metric", "value", "from", "to"], intervals, "All known labels, with 95 % bootstrap intervals."
+            ["metric", "value", "from", "to"],
+            intervals,
+            "All matured labels, with 95 % bootstrap intervals.",
+        )
+    if findings.again:
+        report.table(
+            [*_JUDGED, "ROC AUC", "log loss", "Brier score", "before"],
+            [
+                [*_judged(part.partition, findings.performance_by[part.partition]), part.before]
+                for part in findings.again
+            ],
+            "Earlier partitions, looked at again: more labels have matured than before, at the last look.",
         )
 
 
-_JUDGED = ("partition", "predicted", "label known", "share", "without label", "share of 1")
+def _retraining(report: Report, decision: Decision) -> None:
+    report.heading("Retraining")
+    said = decision.sentence()
+    report.text(f"{said[0].upper()}{said[1:]}.")
+    if decision.reasons:
+        report.table(["rule", "because"], [[reason.rule, reason.because] for reason in decision.reasons])
+
+
+_JUDGED = ("partition", "predicted", "matured", "share", "without label", "share of 1")
 
 
 def _judged(name: str, judged: Performance) -> list[Any]:
@@ -264,7 +287,7 @@ def _method(findings: Findings) -> str:
         max_psi=findings.arguments.max_psi,
         known=f"{known}.",
         share=findings.arguments.max_drifted_share,
-        auc=f", or the ROC AUC on known labels is below {least:g}" if least is not None else "",
+        auc=f", or the ROC AUC on matured labels is below {least:g}" if least is not None else "",
         rows=findings.arguments.minimum_rows,
     )
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.labelled_rows import LabelledRows
 
 
+# The run's document of what the model depends on, part by part.
+FINGERPRINT = "fingerprint.json"
+
+
 def tags_of(step: StepContext, rows: LabelledRows) -> dict[str, str]:
     """What a model version says of its origin, beside its artifact digest."""
     spec = step.spec
@@ -26,6 +30,7 @@ def tags_of(step: StepContext, rows: LabelledRows) -> dict[str, str]:
         "label": rows.label,
         "tables": f"{rows.table.name}@{rows.table.version}",
         "partitions": rows.partitions,
+        "known_until": rows.known_until,
         "fingerprint": spec.fingerprint,
         "step_key": spec.step_key,
         "seed": str(spec.seed),
@@ -34,6 +39,7 @@ def tags_of(step: StepContext, rows: LabelledRows) -> dict[str, str]:
         "dag_id": spec.run.dag_id,
         "dag_run_id": spec.run.run_id,
         "airflow_url": spec.run.url or "",
+        "training_reason": spec.run.reason,
     }
 
 
@@ -54,8 +60,9 @@ def log_origin(step: StepContext, run_id: str, arguments: TrainArguments, rows: 
     log_dataset(step, run_id, rows, "training")
     roles = read_roles(step.store, rows.table.name, rows.rows.hash)
     log_document(step, run_id, "feature_rows.json", msgspec.to_builtins(roles))
-    parts = {"fingerprint": step.spec.fingerprint, "parts": step.spec.parts}
-    log_document(step, run_id, "fingerprint.json", parts)
+    spec = step.spec
+    made_of = {"fingerprint": spec.fingerprint, "parts": spec.parts, "files": spec.code.files}
+    log_document(step, run_id, FINGERPRINT, made_of)
 
 
 def log_dataset(step: StepContext, run_id: str, rows: LabelledRows, context: str) -> None:

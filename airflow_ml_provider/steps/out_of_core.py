@@ -94,29 +94,31 @@ def repeats(
     return Repeats(first[0][:-1], first[0][-1], keys, rows)
 
 
-def join_known_labels(
+def join_matured_labels(
     connection: DuckDBPyConnection,
     rows: Path,
     key: Sequence[str],
     labels: Path,
     label_key: Sequence[str],
     *,
-    known_at: datetime | None,
+    matured: str,
+    until: datetime | None,
     to: Path,
 ) -> None:
-    """Write the rows that have a known label, with ``label`` and ``label_known``.
+    """Write the rows whose label has matured, with ``label`` and ``label_known``.
 
-    :param labels: file of the ``label_key`` columns, ``label`` and ``known``, each key at most once.
-    :param known_at: labels that became known later do not count.
+    :param labels: file of the ``label_key`` columns, ``label`` and its times, each key at most once.
+    :param matured: SQL: when a label ``l`` of a row ``r`` matured; null for one that never does.
+    :param until: labels that matured later do not count.
     """
-    known = "l.label IS NOT NULL AND l.known IS NOT NULL"
-    if known_at is not None:
-        known += f" AND l.known <= TIMESTAMP '{known_at.isoformat(sep=' ')}'"
-    query = (
-        f"SELECT r.*, l.label, l.known AS label_known FROM {parquet(rows)} r "
-        f"JOIN {parquet(labels)} l ON {_same(key, label_key)} WHERE {known}"
+    wanted = "label IS NOT NULL AND label_known IS NOT NULL"
+    if until is not None:
+        wanted += f" AND label_known <= TIMESTAMP '{until.isoformat(sep=' ')}'"
+    joined = (
+        f"SELECT r.*, l.label, {matured} AS label_known FROM {parquet(rows)} r "
+        f"JOIN {parquet(labels)} l ON {_same(key, label_key)}"
     )
-    write(connection, query, to)
+    write(connection, f"SELECT * FROM ({joined}) WHERE {wanted}", to)
 
 
 def _same(rows: Sequence[str], other: Sequence[str]) -> str:

@@ -1,32 +1,29 @@
-"""Predict: the rows of some partitions through one model version, published at once.
+"""Predict: the rows of some partitions through pinned model versions, published at once.
 
 Memory is bounded by a batch, whatever the partition's size. The publication replaces exactly its partitions
-and carries the table version and model version as its content, so that a try after a killed one that had
+and carries the table version and model versions as its content, so that a try after a killed one that had
 published changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
 
 from airflow_ml_provider.contract.arguments import PredictArguments
-from airflow_ml_provider.contract.errors import DataError
-from airflow_ml_provider.contract.features import FEATURE_HASH
 from airflow_ml_provider.contract.identity import digest
-from airflow_ml_provider.steps import models, tables, versions
+from airflow_ml_provider.steps import models, scorers, tables
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext
 from airflow_ml_provider.steps.feature_rows import FeatureRows
-from airflow_ml_provider.steps.scoring import scored_batches
+from airflow_ml_provider.steps.scored_rows import ScoredRows
+from airflow_ml_provider.steps.shadow import ChallengerFailed, Challengers
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.documents import Publication
     from airflow_ml_provider.contract.partitions import Partitions
-    from airflow_ml_provider.steps.versions import Registered
+    from airflow_ml_provider.steps.scorers import Part
 
 
 def run(step: StepContext, arguments: PredictArguments) -> Outcome:
@@ -37,72 +34,117 @@ def run(step: StepContext, arguments: PredictArguments) -> Outcome:
     if not rows.rows:
         where = f"partitions {partitions.label} of " if partitions else ""
         raise Skipped(f"there are no rows to predict in {where}table {table.name!r}, version {table.version}")
-    registered = versions.find(step, arguments.model)
-    if registered is None:
-        raise DataError(
-            f"there is no model {arguments.model} in MLflow at {step.tracker.uri}",
-            todo="train and promote it: run the training DAG, or name a version that exists",
-        )
-    versions.check_features(registered, rows, table.name)
+    parts = scorers.parts_of(step, arguments, rows, partitions)
+    challengers = Challengers(step, arguments.challengers, rows)
     # A spec written by hand pins neither table nor model; what was read belongs to the content then, too.
     content = digest(
-        step.spec.fingerprint, str(table.table.at(table.version)), str(registered), registered.run_id
+        step.spec.fingerprint,
+        str(table.table.at(table.version)),
+        *(part.identity() for part in parts),
+        *(f"{each} {each.run_id}" for each in challengers.found),
     )
     published = tables.already_published(step.store, arguments.publish, partitions, content)
     if published is None:
-        published = _publish(step, arguments, rows, registered, partitions, content)
-    scores = step.read(arguments.publish.at(published.version)).lazy(partitions).select("score")
-    mean = float(scores.mean().collect(engine="streaming").item())
-    return Outcome(
-        table=published,
-        metrics={"rows": published.rows, "mean_score": mean},
-        summary={
-            "model": str(registered),
-            "rows": published.rows,
-            "mean score": round(mean, 4),
-            "table": f"{published.name}@{published.version}",
-            "partitions": published.partitions or "all",
-        },
-        links={"Model": step.tracker.model_url(registered.reference())},
-        model=registered.reference(),
-    )
+        published = _publish(step, arguments, rows, parts, challengers, partitions, content)
+    return _outcome(step, arguments, parts, challengers, published, partitions)
 
 
 def _publish(
     step: StepContext,
     arguments: PredictArguments,
     rows: FeatureRows,
-    registered: Registered,
+    parts: list[Part],
+    challengers: Challengers,
     partitions: Partitions | None,
     content: str,
 ) -> Publication:
-    model = versions.fetch(step, registered)
-    known = (arguments.publish.partition_by, rows.prediction_time)
-    keep = list(dict.fromkeys([*rows.key, *(name for name in known if name in rows.table.columns)]))
-    added = [
-        pl.lit(registered.name).alias("model_name"),
-        pl.lit(registered.version, pl.Int64).alias("model_version"),
-        pl.lit(registered.run_id).alias("model_run_id"),
-        pl.lit(rows.hash).alias(FEATURE_HASH),
-        pl.lit(datetime.now(UTC), pl.Datetime("us", "UTC")).alias("predicted_at"),
-    ]
+    while True:
+        scored = ScoredRows(step, arguments, rows, parts, challengers)
+        schema = _arrow(pl.DataFrame(schema=scored.schema)).schema
+        batches = (batch for frame in scored.batches() for batch in _arrow(frame).cast(schema).to_batches())
+        left_out = len(challengers.left_out)
+        try:
+            with models.repeatable_arithmetic():
+                return tables.publish(
+                    step,
+                    arguments.publish,
+                    pa.RecordBatchReader.from_batches(schema, batches),
+                    partitions=partitions,
+                    content=content,
+                    suite=arguments.suite,
+                )
+        except Exception as error:
+            # What reads the batches may say it in its own words; what was left out tells.
+            if not _is(error, ChallengerFailed) or len(challengers.left_out) == left_out:
+                raise
+            step.log.info("scoring the rows once more, without the challenger that failed")
 
-    def predictions() -> Iterator[pl.DataFrame]:
-        for batch, [scores] in scored_batches(rows.lazy(), [model], keep, arguments.batch_rows):
-            yield batch.with_columns(pl.Series("score", scores, pl.Float64), *added)
 
-    empty = rows.lazy().select(keep).limit(0).collect()
-    schema = _arrow(empty.with_columns(pl.lit(0.0).alias("score"), *added).clear()).schema
-    batches = (batch for frame in predictions() for batch in _arrow(frame).cast(schema).to_batches())
-    with models.repeatable_arithmetic():
-        return tables.publish(
-            step,
-            arguments.publish,
-            pa.RecordBatchReader.from_batches(schema, batches),
-            partitions=partitions,
-            content=content,
-            suite=arguments.suite,
-        )
+def _outcome(
+    step: StepContext,
+    arguments: PredictArguments,
+    parts: list[Part],
+    challengers: Challengers,
+    published: Publication,
+    partitions: Partitions | None,
+) -> Outcome:
+    rows = step.read(arguments.publish.at(published.version)).lazy(partitions)
+    expected = {
+        str(each): each
+        for part in parts
+        for each in challengers.beside([scorer.registered for scorer in part.scorers])
+    }
+    if expected:
+        challengers.check_published(rows, expected.values())
+    shadows = [each for name, each in expected.items() if name not in challengers.left_out]
+    by = ["variant"] if arguments.split else ["model_name", "model_version"]
+    facts = rows.group_by(by).agg(rows=pl.len(), mean_score=pl.mean("score"))
+    counted = {
+        "/".join(str(row[name]) for name in by): {
+            "rows": row["rows"],
+            "mean_score": round(row["mean_score"], 6),
+        }
+        for row in facts.sort(by).collect(engine="streaming").iter_rows(named=True)
+    }
+    verdict = {
+        **(step.audit_verdict or {}),
+        **scorers.verdict_of(parts, arguments, counted),
+        "challengers": [each.document() for each in shadows],
+        "left_out": challengers.left_out,
+    }
+    last = parts[-1].scorers[0].registered
+    mean = float(rows.select(pl.mean("score")).collect(engine="streaming").item())
+    one = len(parts) == 1 and not arguments.split
+    summary: dict[str, Any] = {
+        "model": "; ".join(_said(model, one=one) for model in verdict["models"]),
+        "selection": verdict["models"][0]["selection"] if not arguments.split else arguments.selection,
+        **({"challengers": ", ".join(map(str, shadows)) or "none"} if arguments.challengers else {}),
+        "rows": published.rows,
+        "mean score": round(mean, 4),
+        "table": f"{published.name}@{published.version}",
+        "partitions": published.partitions or "all",
+    }
+    return Outcome(
+        table=published,
+        verdict=verdict,
+        metrics={"rows": published.rows, "mean_score": mean},
+        summary=summary,
+        links={"Model": step.tracker.model_url(last.reference())},
+        model=last.reference(),
+    )
+
+
+def _said(model: dict[str, Any], *, one: bool) -> str:
+    name = f"{model['name']}/{model['version']}"
+    return (
+        name if one else f"{name} ({model.get('variant') or model['partitions']}: {model.get('rows', 0):,})"
+    )
+
+
+def _is(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:

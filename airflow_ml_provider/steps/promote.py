@@ -1,25 +1,26 @@
-"""Promote: the alias moves to the evaluated version, if the verdict allows it.
+"""Promote: the alias moves to the evaluated version, if the verdict allows it and nobody rejects it.
 
-The ledger is written first, then the alias moves, then the version is tagged with its entry. So the alias
-never moves without a line that says who and why, and a step killed in between finds its own line on the next
-try and completes what is missing: one move, one line.
+How the alias moves so that the ledger explains it, whoever moves at once and wherever a step is killed, is in
+:mod:`airflow_ml_provider.registry.moves`. The version is tagged for people at the end.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from airflow_ml_provider.contract.arguments import PromoteArguments
-from airflow_ml_provider.contract.errors import ConfigError, DataError, TransientError
+from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.identity import document_digest
 from airflow_ml_provider.contract.models import Model
+from airflow_ml_provider.registry.history import written
 from airflow_ml_provider.registry.ledger import Entry, Ledger
-from airflow_ml_provider.steps import versions
+from airflow_ml_provider.registry.moves import Mover, State, named_version
+from airflow_ml_provider.steps import moving, versions
 from airflow_ml_provider.steps.context import Outcome, StepContext
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 
 # The alias that an evaluation compares with, whichever is promoted to.
 CHAMPION = "champion"
-# The tag that says that an entry's move is complete.
-_DONE = "ledger_entry"
-# A step that has not moved the alias so long after its entry was killed. Should it be tried again later, it
-# finds that the alias has moved meanwhile.
-_UNDER_WAY = timedelta(minutes=15)
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -79,110 +75,110 @@ def run(step: StepContext, arguments: PromoteArguments) -> Outcome:
         )
     verdict = Verdict.read(given)
     if verdict.decision == "reject":
-        return _not_promoted(step, arguments, verdict)
+        failed = "; ".join(f"{gate.gate} ({gate.reason})" for gate in verdict.gates if not gate.passed)
+        return _not_promoted(step, arguments, verdict, failed)
+    if arguments.approval and not arguments.approval.get("approved"):
+        said = str(arguments.approval.get("said") or "it was not approved")
+        if rejected := versions.find(step, Model(verdict.model.name, version=verdict.model.version)):
+            versions.tag(step, rejected, {"approval": f"{said}, for {arguments.alias}"})
+        return _not_promoted(step, arguments, verdict, said)
     promotion = _Promotion(step, arguments, verdict, dict(given))
-    entry = promotion.entry()
-    if entry is None:
-        return promotion.nothing_to_do()
-    return promotion.complete(entry)
+    entry = promotion.move()
+    moving.tell(step, promotion)
+    if entry is not None:
+        promotion.tag(entry)
+    return promotion.outcome(entry)
 
 
-def _not_promoted(step: StepContext, arguments: PromoteArguments, verdict: Verdict) -> Outcome:
-    failed = "; ".join(f"{gate.gate} ({gate.reason})" for gate in verdict.gates if not gate.passed)
+def _not_promoted(step: StepContext, arguments: PromoteArguments, verdict: Verdict, why: str) -> Outcome:
     current = versions.find(step, Model(verdict.model.name, arguments.alias))
     return Outcome(
         model=current.reference(arguments.alias) if current else None,
-        verdict={"promoted": False, "alias": arguments.alias, "reason": failed},
+        verdict={"promoted": False, "alias": arguments.alias, "reason": why},
         summary={
             "promoted": False,
-            "why": f"not promoted: {failed}",
+            "why": f"not promoted: {why}",
             arguments.alias: str(current) if current else "none yet",
         },
     )
 
 
-def _is_recent(entry: Entry) -> bool:
-    return datetime.now(UTC) - datetime.fromisoformat(entry.at) < _UNDER_WAY
-
-
-def _named_version(version: int | None) -> str:
-    return "no version" if version is None else f"version {version}"
-
-
-class _Promotion:
+class _Promotion(Mover):
     """One promotion, from the ledger's entry to the version's tags."""
 
     def __init__(
         self, step: StepContext, arguments: PromoteArguments, verdict: Verdict, document: dict[str, Any]
     ) -> None:
+        model = verdict.model.name
+        super().__init__(
+            Ledger(step.store, model), versions.Aliases(step, model), arguments.alias,
+            step_key=step.key, log=step.log,
+        )  # fmt: skip
         self.step = step
-        self.alias = arguments.alias
         self.verdict = verdict
         self.document = document
         self.digest = document_digest(document)
         self.by = arguments.promoted_by or step.spec.run.triggered_by or "unknown"
+        self.approval = arguments.approval
         against = f"against version {verdict.champion.version}" if verdict.champion else "as the first"
         self.reason = arguments.reason or f"passed {len(verdict.gates)} gates {against}"
-        self.ledger = Ledger(step.store, verdict.model.name)
-        self._model = f"{verdict.model.name}/{verdict.model.version}"
         self.candidate = self._candidate()
+        self.effective = moving.effective_moment(arguments.effective, self.candidate)
 
-    def entry(self) -> Entry | None:
-        """The ledger's entry of this promotion: that of an earlier try, or a new one; None if not needed.
+    def is_mine(self, entry: Entry) -> bool:
+        """Whether an earlier try wrote it, on the same verdict."""
+        return (entry.step_key, entry.verdict, entry.alias) == (self.step_key, self.digest, self.alias)
 
-        :raises DataError: the verdict compared with a champion that is no longer the champion.
-        :raises TransientError: another promotion has been written and its alias has not moved yet.
-        """
-        while True:
-            entries = self.ledger.entries()
-            now = self._named(self.alias)
-            mine = next((entry for entry in reversed(entries) if self._is_mine(entry)), None)
-            if mine and (now == mine.version or (now == mine.previous and not self._is_done(mine))):
-                return mine
-            if now == self.verdict.model.version:
-                return None
-            self._check_fresh(now, entries)
-            uri = self.step.keep_document("verdict.json", json.dumps(self.document, indent=1).encode())
-            entry = Entry(
-                sequence=entries[-1].sequence + 1 if entries else 1,
-                model=self.verdict.model.name,
-                alias=self.alias,
-                version=self.verdict.model.version,
-                previous=now,
-                at=datetime.now(UTC).isoformat(timespec="seconds"),
-                by=self.by,
-                reason=self.reason,
-                verdict=self.digest,
-                verdict_uri=uri,
-                step_key=self.step.key,
-                url=self.step.spec.run.url or "",
-            )
-            if self.ledger.append(entry):
-                return entry
-            self.step.log.info("somebody else wrote entry %s of the ledger; looking again", entry.sequence)
+    def done(self, state: State) -> Entry | None:
+        """The entry of an earlier try that moved the alias, if it is still there."""
+        mine = next((move for move in reversed(state.moves) if self.is_mine(move.entry)), None)
+        return mine.entry if mine and mine.moved and state.now == mine.entry.version else None
 
-    def complete(self, entry: Entry) -> Outcome:
-        """Move the alias and tag the version; what is done already stays done."""
-        versions.point_alias(self.step, self.candidate, self.alias)
+    def wanted(self, state: State) -> Entry | None:
+        """A new entry, if the verdict still holds."""
+        if state.now == self.candidate.version:
+            return None
+        self._check_fresh(state)
+        return Entry(
+            sequence=state.last + 1,
+            model=self.candidate.name,
+            alias=self.alias,
+            version=self.candidate.version,
+            previous=state.now,
+            at=written(datetime.now(UTC)),
+            by=self.by,
+            reason=self.reason,
+            verdict=self.digest,
+            verdict_uri=self.step.keep_document("verdict.json", json.dumps(self.document, indent=1).encode()),
+            step_key=self.step_key,
+            url=self.step.spec.run.url or "",
+            effective=self.effective,
+            approval=self.approval,
+        )
+
+    def tag(self, entry: Entry) -> None:
+        """Tag the version for people; the ledger does not need it."""
         tags = {
             "promoted_at": entry.at,
             "promoted_by": entry.by,
             "promotion_reason": entry.reason,
             "replaced_version": "" if entry.previous is None else str(entry.previous),
             "verdict_digest": entry.verdict,
-            _DONE: str(entry.sequence),
+            "ledger_entry": str(entry.sequence),
         }
+        if said := entry.approval.get("said"):
+            tags["approval"] = str(said)
         versions.tag(self.step, self.candidate, tags)
-        return self._outcome(entry)
 
-    def nothing_to_do(self) -> Outcome:
-        """The version has the alias already, and not from an earlier try of this step."""
-        return self._outcome(None)
-
-    def _outcome(self, entry: Entry | None) -> Outcome:
+    def outcome(self, entry: Entry | None) -> Outcome:
+        """What is told of it; without an entry the version has the alias already, and not by this step."""
         replaced = entry.previous if entry else None
         why = f"{entry.reason}, by {entry.by}" if entry else f"it is {self.alias} already"
-        said = {"ledger entry": entry.sequence} if entry else {}
+        said: dict[str, Any] = {"ledger entry": entry.sequence} if entry else {}
+        if entry and entry.effective:
+            said["counts from"] = entry.effective
+        if entry and self.approval:
+            said["approval"] = self.approval.get("said", "approved")
         return Outcome(
             model=self.candidate.reference(self.alias),
             verdict={
@@ -191,6 +187,7 @@ class _Promotion:
                 "version": self.candidate.version,
                 "replaced": replaced,
                 "reason": why,
+                "ledger_entry": entry.sequence if entry else None,
             },
             summary={
                 "promoted": entry is not None,
@@ -202,44 +199,33 @@ class _Promotion:
             links={"Model": self.step.tracker.model_url(self.candidate.reference())},
         )
 
-    def _check_fresh(self, now: int | None, entries: list[Entry]) -> None:
+    def _check_fresh(self, state: State) -> None:
         then = self.verdict.champion.version if self.verdict.champion else None
-        champion = now if self.alias == CHAMPION else self._named(CHAMPION)
+        champion = state.now if self.alias == CHAMPION else self.aliases.named(CHAMPION)
         if champion != then:
             raise DataError(
-                f"the verdict on {self._model} is out of date: when it was made, {CHAMPION} was "
-                f"{_named_version(then)}, and it is {_named_version(champion)} now",
+                f"the verdict on {self.candidate} is out of date: when it was made, {CHAMPION} was "
+                f"{named_version(then)}, and it is {named_version(champion)} now",
                 kept=f"the alias {self.alias!r} stays where it is",
                 todo="evaluate again: clear the evaluate task and what follows it",
             )
-        last = next((entry for entry in reversed(entries) if entry.alias == self.alias), None)
-        if last and last.previous == now and _is_recent(last) and not self._is_done(last):
-            raise TransientError(
-                f"entry {last.sequence} of the ledger promotes version {last.version}, and its step "
-                f"{last.step_key} has not moved the alias yet",
+        last = next((move for move in reversed(state.moves) if move.moved), None)
+        used = [move for move in state.moves if move.moved and move.entry.verdict == self.digest]
+        if used and last and last.entry.kind == "rollback" and last.entry.previous == self.candidate.version:
+            raise DataError(
+                f"this verdict promoted {self.candidate} before, and {last.entry.by} rolled it back since "
+                f"(entry {last.entry.sequence} of the ledger: {last.entry.reason})",
                 kept=f"the alias {self.alias!r} stays where it is",
-                todo=f"if that step is not running, run it again, or set the alias to {last.version}",
+                todo="evaluate again on other rows, or move it by RollbackOperator(to="
+                f"{self.candidate.version}) or `airflow-ml rollback --to {self.candidate.version}`",
             )
 
-    def _is_mine(self, entry: Entry) -> bool:
-        return (entry.step_key, entry.verdict, entry.alias) == (self.step.key, self.digest, self.alias)
-
-    def _is_done(self, entry: Entry) -> bool:
-        promoted = self._version(entry.version)
-        return promoted is not None and promoted.tags.get(_DONE) == str(entry.sequence)
-
-    def _named(self, alias: str) -> int | None:
-        found = versions.find(self.step, Model(self.verdict.model.name, alias))
-        return found.version if found else None
-
-    def _version(self, number: int) -> Registered | None:
-        return versions.find(self.step, Model(self.verdict.model.name, version=number))
-
     def _candidate(self) -> Registered:
-        found = self._version(self.verdict.model.version)
+        number = self.verdict.model.version
+        found = versions.find(self.step, Model(self.verdict.model.name, version=number))
         if found is None:
             raise DataError(
-                f"the evaluated version {self._model} is gone from MLflow",
+                f"the evaluated version {self.verdict.model.name}/{number} is gone from MLflow",
                 kept=f"the alias {self.alias!r} stays where it is",
                 todo="train and evaluate again",
             )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from airflow_ml_provider.steps import known_values
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -21,17 +23,32 @@ def scored_batches(
 ) -> Iterator[tuple[pl.DataFrame, list[NDArray[np.float64]]]]:
     """The scores of each model, and the columns to keep, of one batch of rows after the other.
 
+    :raises DataError: the rows lack a feature, have it in another type than the model knows, or have a value
+        that the model was trained to refuse.
+    """
+    for batch in batches(rows, models, keep, batch_rows):
+        yield batch.select(keep), [scores(model, batch) for model in models]
+
+
+def batches(
+    rows: pl.LazyFrame, models: list[ScoringModel], keep: list[str], batch_rows: int = BATCH_ROWS
+) -> Iterator[pl.DataFrame]:
+    """The columns to keep and those that the models need, of one batch of rows after the other.
+
     Rows keep their order, and a batch is held at a time; batches are of equal size, so that arithmetic which
     works on several rows at once gives the same each time.
 
-    :raises DataError: the rows lack a feature, or have it in another type than the model knows.
+    :raises DataError: the rows lack a feature, have it in another type than the model knows, or have a value
+        that the model was trained to refuse.
     """
     schema = rows.collect_schema()
     for model in models:
         model.inputs.check(schema, model.name)
+        known_values.check(model, rows)
     needed = dict.fromkeys([*keep, *(name for model in models for name in model.inputs.features)])
-    for batch in rows.select(list(needed)).collect_batches(chunk_size=batch_rows, maintain_order=True):
-        yield (
-            batch.select(keep),
-            [model.scores(batch.select(model.inputs.expressions())) for model in models],
-        )
+    yield from rows.select(list(needed)).collect_batches(chunk_size=batch_rows, maintain_order=True)
+
+
+def scores(model: ScoringModel, batch: pl.DataFrame) -> NDArray[np.float64]:
+    """One model's scores of a batch."""
+    return model.scores(batch.select(model.inputs.expressions()))

@@ -231,6 +231,7 @@ class Tracker:
             "dag_run_id": spec.run.run_id,
             "partition_key": spec.run.partition_key or "",
             "triggered_by": spec.run.triggered_by,
+            "reason": spec.run.reason,
             "airflow_url": spec.run.url or "",
             "code_digest": spec.code.digest,
             "code_commit": spec.code.commit,

@@ -7,7 +7,7 @@ the run has a version, and the alias comes last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from airflow_ml_provider.contract.arguments import TrainArguments
 from airflow_ml_provider.contract.checkpoints import Checkpoint
 from airflow_ml_provider.contract.errors import DataError, UserCodeError
 from airflow_ml_provider.contract.models import Model
-from airflow_ml_provider.steps import checkpoints, functions, models, origin, runner, versions
+from airflow_ml_provider.steps import checkpoints, functions, known_values, models, origin, runner, versions
 from airflow_ml_provider.steps.context import Outcome, StepContext
 from airflow_ml_provider.steps.labelled_rows import LabelledRows
 from airflow_ml_provider.steps.metrics import metrics
@@ -97,6 +97,7 @@ def _train(
             rows,
             trusted_types=arguments.trusted_types,
             run_id=tracked.run_id,
+            known=arguments.known_values,
         )
         # Read back from the files: what is measured is what will be used.
         scored = score_rows(step.scratch / "scored", models.load(saved.folder, arguments.model.name), rows)
@@ -124,10 +125,22 @@ def model_and_metrics(given: Any, function: str) -> tuple[Any, dict[str, float]]
 
 
 def save_model(
-    model: Any, folder: Path, rows: LabelledRows, *, trusted_types: Iterable[str], run_id: str
+    model: Any,
+    folder: Path,
+    rows: LabelledRows,
+    *,
+    trusted_types: Iterable[str],
+    run_id: str,
+    known: Sequence[str] = (),
 ) -> SavedModel:
-    """Write a model with all that is needed to use it."""
+    """Write a model with all that is needed to use it.
+
+    :param known: columns whose values it is to be asked about only if they occur in the rows.
+    """
     order = models.model_order(model, rows.rows.features)
+    notes: dict[str, Any] = {"label": rows.label, "feature_hash": rows.rows.hash}
+    if known:
+        notes["known_values"] = known_values.values_of(rows, known)
     return models.save(
         model,
         folder,
@@ -135,7 +148,7 @@ def save_model(
         example=rows.frame.select(order).head(_EXAMPLE_ROWS).collect(),
         trusted_types=trusted_types,
         run_id=run_id,
-        notes={"label": rows.label, "feature_hash": rows.rows.hash},
+        notes=notes,
     )
 
 

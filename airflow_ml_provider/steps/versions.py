@@ -96,7 +96,9 @@ def fetch(step: StepContext, registered: Registered) -> ScoringModel:
     # The model may hold types of the user's own.
     sys.path[:0] = [root for root in step.spec.code.roots if root not in sys.path]
     wanted = registered.digest
-    folder = step.tracker.download(registered.source, step.scratch / f"{registered.version}")
+    folder = step.tracker.download(
+        registered.source, step.scratch / f"{registered.run_id}-{registered.version}"
+    )
     found = models.artifact_digest(folder)
     if found != wanted:
         raise DataError(
@@ -139,8 +141,28 @@ def register(
 
 def point_alias(step: StepContext, registered: Registered, alias: str) -> None:
     """Let an alias name this version; doing it again changes nothing."""
-    with step.tracker.speaking(f"point the alias {alias!r} to {registered}"):
-        step.tracker.client.set_registered_model_alias(registered.name, alias, str(registered.version))
+    Aliases(step, registered.name).point(alias, registered.version)
+
+
+class Aliases:
+    """The aliases of one registered model, as movers of the ledger use them.
+
+    :param model: its name in the MLflow registry.
+    """
+
+    def __init__(self, step: StepContext, model: str) -> None:
+        self.step = step
+        self.model = model
+
+    def named(self, alias: str) -> int | None:
+        """The version that an alias names, None if it names none."""
+        found = find(self.step, Model(self.model, alias))
+        return found.version if found else None
+
+    def point(self, alias: str, version: int) -> None:
+        """Let an alias name a version; doing it again changes nothing."""
+        with self.step.tracker.speaking(f"point the alias {alias!r} to {self.model}/{version}"):
+            self.step.tracker.client.set_registered_model_alias(self.model, alias, str(version))
 
 
 def tag(step: StepContext, registered: Registered, tags: Mapping[str, str]) -> None:

@@ -1,10 +1,10 @@
-"""Drift found by partitioned monitoring runs, for schedules without partitions."""
+"""What partitioned monitoring runs found, for schedules without partitions: drift, and wanted retrainings."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
@@ -26,6 +26,8 @@ class DriftTrigger(BaseEventTrigger):
     :param poll_interval: seconds between two looks.
     """
 
+    kind: ClassVar[announcements.Kind] = "drift"
+
     def __init__(self, model: str, poll_interval: float = 10.0) -> None:
         super().__init__()
         self.model = model
@@ -38,7 +40,7 @@ class DriftTrigger(BaseEventTrigger):
 
     async def look(self) -> dict[str, dict[str, Any]]:
         """The announcements that wait, oldest first, by where they are in the store."""
-        return await asyncio.to_thread(announcements.waiting, config.store(), self.model)
+        return await asyncio.to_thread(announcements.waiting, config.store(), self.model, self.kind)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """An event for each announcement."""
@@ -52,5 +54,11 @@ class DriftTrigger(BaseEventTrigger):
                 for path in told:
                     await asyncio.to_thread(announcements.remove, config.store(), path)
             except MLError as error:
-                self.log.error("could not look for drift, will look again: %s", error.what)
+                self.log.error("could not look for announcements, will look again: %s", error.what)
                 await asyncio.sleep(self.poll_interval)
+
+
+class RetrainTrigger(DriftTrigger):
+    """The same for retrainings that a MonitorOperator asks for."""
+
+    kind = "retrain"

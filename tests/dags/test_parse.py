@@ -40,8 +40,8 @@ print(json.dumps({"loaded": sorted(loaded), "steps": steps, "forbidden": forbidd
 
 OF_EVERY_KIND = """
 from airflow.sdk import DAG, Asset, AssetWatcher
-from airflow_ml_provider import Column, Gate, Model, Schema, Table
-from airflow_ml_provider.assets import drift_asset, model_asset, table_asset, validated_asset
+from airflow_ml_provider import Champion, Column, Gate, Model, Retrain, Schema, Table
+from airflow_ml_provider.assets import drift_asset, model_asset, retrain_asset, table_asset, validated_asset
 from airflow_ml_provider.compute import KubernetesCompute, LocalCompute
 from airflow_ml_provider.operators import *
 from airflow_ml_provider.sensors import ModelAliasSensor, TablePartitionSensor
@@ -49,7 +49,8 @@ from airflow_ml_provider.triggers import ModelAliasTrigger, TableVersionTrigger
 
 watched = Asset("moved", watchers=[AssetWatcher(name="m", trigger=ModelAliasTrigger("flight_delays")),
                                    AssetWatcher(name="t", trigger=TableVersionTrigger("flights"))])
-with DAG("of_every_kind", schedule=[watched, drift_asset("flight_delays"), table_asset("flights")]) as dag:
+with DAG("of_every_kind", schedule=[watched, drift_asset("flight_delays"), retrain_asset("flight_delays"),
+                                   table_asset("flights")]) as dag:
     TablePartitionSensor(task_id="table", table="flights", deferrable=True)
     ModelAliasSensor(task_id="alias", model="flight_delays")
     raw = IngestOperator(task_id="ingest", source="s3://bucket/*.csv", publish="flights",
@@ -58,10 +59,14 @@ with DAG("of_every_kind", schedule=[watched, drift_asset("flight_delays"), table
     fitted = TrainOperator(task_id="train", function="m:f", table=rows.output, model=Model("flight_delays"))
     verdict = EvaluateOperator(task_id="evaluate", candidate=fitted.output, table=rows.output,
                                gates=[Gate("roc_auc", at_least=0.7)])
-    PromoteOperator(task_id="promote", verdict=verdict.output)
+    PromoteOperator(task_id="promote", verdict=verdict.output, approval=Approval(deadline="2d"))
+    RollbackOperator(task_id="back", model="flight_delays", reason="r", predictions=["scores"])
+    PredictOperator(task_id="as_of", model=Champion("flight_delays", as_of="partition"), table=rows.output,
+                    publish="scores", challengers=["flight_delays@challenger"])
     ValidateOperator(task_id="validate", table=rows.output, suite="m:s")
     scores = PredictOperator(task_id="predict", model="flight_delays", table=rows.output, publish="scores")
-    MonitorOperator(task_id="monitor", predictions=scores.output, rows=rows.output, model="flight_delays")
+    MonitorOperator(task_id="monitor", predictions=scores.output, rows=rows.output, model="flight_delays",
+                    retrain=Retrain(drift=True))
     FleetOperator(task_id="fleet", function="m:f", over=[{"n": 1}], compute={"resources": {"cpu": 2}},
                   connections=["warehouse"])
     TrainOperator(task_id="many", function="m:f", table=rows.output, over=Table("items"), parallelism=100,
@@ -121,4 +126,5 @@ def test_the_probe_sees_a_heavy_library(tmp_path: Path) -> None:
 def test_there_are_dags_to_read() -> None:
     assert {path.stem for path in READY_DAGS} >= {
         "flights_ingest", "flights_train", "flights_predict", "flights_monitor",
+        "flights_promote_with_approval", "flights_rollback", "flights_shadow",
     }  # fmt: skip

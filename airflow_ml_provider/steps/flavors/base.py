@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Scores = NDArray[np.float64]
+    # Contributions ``(rows, features)`` in log-odds, and what they are measured from.
+    Parts = tuple[NDArray[np.float64], float]
 
 
 class Flavor:
@@ -55,6 +57,30 @@ class Flavor:
         :param rows: the features, in the model's order.
         """
         raise NotImplementedError
+
+    def inexplicable(self, model: Any, features: int, *, background: bool = False) -> str:
+        """Why a model gives no contributions; empty if it gives them.
+
+        :param background: whether rows to measure from are at hand.
+        """
+        return f"models of {self.name} allow no exact contributions"
+
+    def contributions(
+        self, model: Any, rows: pl.DataFrame, background: pl.DataFrame | None = None
+    ) -> Parts | None:
+        """How much each feature adds to the log-odds of each row, and the log-odds they are measured from.
+
+        The contributions of a row and the base add up to its log-odds, exactly but for rounding.
+
+        :param rows: the features, in the model's order.
+        :param background: rows in the same form, to measure from where the model does not know by itself.
+        :return: None if the model does not allow it exactly (see :meth:`inexplicable`).
+        """
+        return None
+
+    def leaves(self, model: Any) -> int:
+        """How many leaves its trees have in all, which decides what explaining a row costs; 0: it is cheap."""
+        return 0
 
     def save(self, model: Any, folder: Path, **common: Any) -> None:
         """Save with MLflow's own writer of this flavor, leaving out arguments that it does not take."""

@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 
 from airflow_ml_provider.contract.errors import ConfigError, UserCodeError
+from airflow_ml_provider.steps.flavors import linear
 from airflow_ml_provider.steps.flavors.base import Flavor, flavor_module, matrix
 
 if TYPE_CHECKING:
-    from airflow_ml_provider.steps.flavors.base import Scores
+    from airflow_ml_provider.steps.flavors.base import Parts, Scores
 
 _SAFE_NAMESPACES = ("sklearn", "numpy", "scipy")
 # Holds a function that must be trusted itself; scikit-learn keeps its own input checks in one.
@@ -57,12 +58,31 @@ class ScikitLearn(Flavor):
         return skops.io.load(folder / self.file, trusted=settings.get("skops_trusted_types") or [])
 
     def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
-        # A model fitted on a bare matrix warns of names it has not seen.
-        given = rows.to_pandas() if hasattr(model, "feature_names_in_") else matrix(rows, self.name)
+        given = self._given(model, rows)
         classes = [int(label) for label in model.classes_]
         if 1 not in classes:
             raise UserCodeError(f"the model knows the classes {classes} and not the class 1")
         return np.asarray(model.predict_proba(given)[:, classes.index(1)], np.float64)
+
+    def inexplicable(self, model: Any, features: int, *, background: bool = False) -> str:
+        try:
+            found = linear.taken_apart(model, features)
+        except linear.Inexact as error:
+            return str(error)
+        return "" if background or found.knows_means else linear.UNKNOWN_MEANS
+
+    def contributions(
+        self, model: Any, rows: pl.DataFrame, background: pl.DataFrame | None = None
+    ) -> Parts | None:
+        if self.inexplicable(model, rows.width, background=background is not None):
+            return None
+        found = linear.taken_apart(model, rows.width)
+        sample = None if found.knows_means or background is None else self._given(model, background)
+        return found.contributions(self._given(model, rows), sample, rows.width)
+
+    def _given(self, model: Any, rows: pl.DataFrame) -> Any:
+        # A model fitted on a bare matrix warns of names it has not seen.
+        return rows.to_pandas() if hasattr(model, "feature_names_in_") else matrix(rows, self.name)
 
 
 def _types_to_trust(model: Any, allowed: frozenset[str]) -> list[str]:

@@ -454,6 +454,7 @@ def test_promote_takes_the_verdict_out_of_the_output_and_names_who_asked(
     run_task(task, outputs={"judge": output}, user="ada")
     assert compute.spec().arguments == {
         "verdict": {"promote": True}, "alias": "champion", "reason": "better", "promoted_by": "ada",
+        "approval": {}, "effective": "",
     }  # fmt: skip
     with pytest.raises(ConfigError, match="task 'promote' was given no verdict"):
         run_task(task, outputs={"judge": {"verb": "train", "model": model}})

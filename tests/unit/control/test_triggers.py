@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseEventTrigger
 from control_plane import Wire
 
 from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.registry.ledger import Entry, Ledger, Outcome
 from airflow_ml_provider.triggers import announcements, polling
 from airflow_ml_provider.triggers.drift import DriftTrigger
 from airflow_ml_provider.triggers.model import ModelAliasTrigger
@@ -166,16 +167,74 @@ def test_a_watcher_without_a_place_to_remember_still_watches(deployment: Store) 
     assert len(told(watcher, lambda: commit(deployment, 1))) == 1
 
 
-def test_an_alias_moved_by_anybody_is_told(wire: Wire, mlflow_connection: Connect) -> None:
+def test_an_alias_moved_by_anybody_is_told_and_recorded(
+    deployment: Store, wire: Wire, mlflow_connection: Connect
+) -> None:
     mlflow_connection(wire.url)
     wire.alias(4)
     payloads = told(
         alias(), lambda: wire.alias(5), wire.no_alias, lambda: wire.alias(5), lambda: wire.alias(4)
     )
+    told_of = {"model": "flight_delays", "alias": "champion"}
     assert payloads == [
-        {"model": "flight_delays", "alias": "champion", "version": 5, "mlflow_run_id": "run5", "before": 4},
-        {"model": "flight_delays", "alias": "champion", "version": 4, "mlflow_run_id": "run4", "before": 5},
+        {**told_of, "version": 5, "mlflow_run_id": "run5", "before": 4, "external": True, "ledger_entry": 2},
+        {**told_of, "version": 4, "mlflow_run_id": "run4", "before": 5, "external": True, "ledger_entry": 5},
     ]
+    entries = Ledger(deployment, "flight_delays").entries()
+    assert [(entry.previous, entry.version) for entry in entries] == [
+        (None, 4),
+        (4, 5),
+        (5, None),
+        (None, 5),
+        (5, 4),
+    ]
+    assert {entry.kind for entry in entries} == {"external"}
+    assert entries[0].reason == "noticed by the watcher: found when the ledger began"
+    assert entries[2].reason == "noticed by the watcher: the ledger says version 5"
+
+
+def test_a_promotion_under_way_is_not_taken_for_somebodys_hand(
+    deployment: Store, wire: Wire, mlflow_connection: Connect
+) -> None:
+    mlflow_connection(wire.url)
+    wire.alias(4)
+    ledger = Ledger(deployment, "flight_delays")
+
+    def promote() -> None:
+        now = datetime.now(UTC).isoformat()
+        entry = Entry(2, "flight_delays", "champion", 5, 4, now, "ada", "better", "d", "", "a-step")
+        assert ledger.append(entry)
+        wire.alias(5)
+
+    (payload,) = told(alias(), promote, lambda: ledger.conclude(Outcome(2, True, "2013-06-01", "a-step")))
+    assert (payload["version"], payload["external"], payload["ledger_entry"]) == (5, False, 2)
+    assert len(ledger.entries()) == 2
+
+
+def test_a_change_is_told_though_the_ledger_cannot_be_read_and_recorded_later(
+    deployment: Store, wire: Wire, mlflow_connection: Connect
+) -> None:
+    mlflow_connection(wire.url)
+    wire.alias(4)
+    path = "registry/flight_delays/ledger/00000002.json"
+
+    def break_ledger() -> None:
+        deployment.write(path, b"no entry")
+        wire.alias(5)
+
+    payloads = told(alias(), break_ledger, lambda: deployment.delete(path))
+    assert [(payload["version"], "external" in payload) for payload in payloads] == [(5, False)]
+    assert [entry.version for entry in Ledger(deployment, "flight_delays").entries()] == [4, 5]
+
+
+def test_the_alias_that_training_moves_has_no_ledger(
+    deployment: Store, wire: Wire, mlflow_connection: Connect
+) -> None:
+    mlflow_connection(wire.url)
+    wire.alias(4)
+    challenger = ModelAliasTrigger("flight_delays", "challenger", poll_interval=0.02)
+    assert [payload["version"] for payload in told(challenger, lambda: wire.alias(5))] == [5]
+    assert Ledger(deployment, "flight_delays").entries() == []
 
 
 def test_a_watcher_outlives_any_number_of_failed_looks(wire: Wire, mlflow_connection: Connect) -> None:

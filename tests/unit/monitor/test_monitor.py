@@ -3,147 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from monitor_world import HASH, LABELS, PUBLISH, TABLES, World, flights, profile_of_may, said
 
 from airflow_ml_provider.contract.documents import StepResult
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.steps.profiles import build_profile
-
-RunStep = Callable[..., StepResult]
-HASH = "f" * 64
-FIRST_DAY = datetime(2013, 6, 1, tzinfo=UTC)
-LABELS = """
-    import polars as pl
-    from airflow_ml_provider.contract.features import FeatureSet, Label
-
-    def rows(flights: pl.LazyFrame) -> pl.LazyFrame:
-        return flights
-
-    def late(flights: pl.LazyFrame) -> pl.LazyFrame:
-        return flights.select("flight_id", "late", "landed_at")
-
-    FEATURES = {"rows": rows, "key": ("flight_id",), "prediction_time": "predict_at",
-                "row_features": ("distance", "delay", "carrier")}
-    SET = FeatureSet(**FEATURES, label=Label("late", late, known_at="landed_at"))
-    NO_LABEL = FeatureSet(**FEATURES)
-"""
-
-
-def flights(day: int, rows: int = 400, moved: float = 0.0) -> pl.DataFrame:
-    """A day of flights: ``moved`` shifts delays and scores and brings a new carrier."""
-    rng = np.random.default_rng([day + 100, rows])
-    ds = FIRST_DAY + timedelta(days=day)
-    weather = rng.normal()
-    delay = rng.normal(size=rows) + weather + 6 * moved
-    score = 1 / (1 + np.exp(1 - 0.5 * delay))
-    late = (rng.random(rows) < score).astype(int)
-    return pl.DataFrame({
-        "flight_id": [f"{day}-{n}" for n in range(rows)],
-        "ds": f"{ds:%Y-%m-%d}",
-        "predict_at": [ds] * rows,
-        "distance": rng.integers(100, 3000, rows),
-        "delay": delay,
-        "carrier": np.where(rng.random(rows) < moved, "new", rng.choice(["AA", "UA"], rows)),
-        "score": score,
-        # Every tenth flight is cancelled; every fifth lands a day later.
-        "late": [None if n % 10 == 0 else int(late[n]) for n in range(rows)],
-        "landed_at": [
-            None if n % 10 == 0 else ds + timedelta(hours=36 if n % 5 == 1 else 6) for n in range(rows)
-        ],
-    })  # fmt: skip
-
-
-@cache
-def profile_of_may(by: str | None, moved: float = 0.0) -> dict[str, Any]:
-    """The profile of forty days before June."""
-    frame = pl.concat([flights(-n, moved=moved) for n in range(1, 41)]).lazy()
-    return dict(build_profile(frame, ["distance", "delay", "carrier", "score"], by=by))
-
-
-class World:
-    """Tables and a model as the steps before monitor leave them."""
-
-    def __init__(self, store: str, mlflow_uri: str) -> None:
-        import mlflow
-
-        self.store, self.client = Store(store), mlflow.MlflowClient(mlflow_uri, mlflow_uri)
-        experiment = self.client.get_experiment_by_name("training")
-        self.experiment = (
-            experiment.experiment_id if experiment else self.client.create_experiment("training")
-        )
-        self.run_id = self.train()
-
-    def train(self, *, by: str | None = "ds", score: bool = True, reference: bool = True) -> str:
-        """A training run with its profiles."""
-        run_id = str(self.client.create_run(self.experiment).info.run_id)
-        if reference:
-            self.client.log_dict(run_id, profile_of_may(by), "reference_profile.json")
-        if score:
-            alone = {**profile_of_may(by), "columns": {"score": profile_of_may(by)["columns"]["score"]}}
-            self.client.log_dict(run_id, alone, "score_profile.json")
-        return run_id
-
-    def publish(
-        self, *days: pl.DataFrame, version: int = 3, run_id: str = "", feature_hash: str = HASH
-    ) -> None:
-        """Feature rows, predictions and flights of some days."""
-        every = pl.concat(days).with_columns(feature_hash=pl.lit(feature_hash))
-        made = every.select(
-            "flight_id", "ds", "predict_at", "score", "feature_hash",
-            model_name=pl.lit("flight_delays"), model_version=pl.lit(version, pl.Int64),
-            model_run_id=pl.lit(run_id or self.run_id), predicted_at=pl.lit(FIRST_DAY),
-        )  # fmt: skip
-        rows = every.select("flight_id", "ds", "predict_at", "distance", "delay", "carrier", "feature_hash")
-        self.write("predictions", made)
-        self.write("rows", rows)
-        self.write("flights", every.select("flight_id", "ds", "late", "landed_at"))
-        roles = {
-            "feature_hash": feature_hash, "key": ["flight_id"], "prediction_time": "predict_at",
-            "partition_by": "ds", "features": ["distance", "delay", "carrier"], "label": None, "keep": [],
-            "entry_point": "labels:SET",
-        }  # fmt: skip
-        self.store.write_json(f"tables/rows/_ml/features-{feature_hash}.json", roles)
-
-    def write(self, table: str, frame: pl.DataFrame) -> None:
-        """Add rows to a table that is partitioned by day."""
-        write_deltalake(self.store.table_uri(table), frame.to_arrow(), mode="append", partition_by=["ds"])
-
-    def found(self) -> pl.DataFrame:
-        """What the monitor step published."""
-        return pl.read_delta(DeltaTable(self.store.table_uri("monitoring"))).sort("ds", "is_score", "column")
-
-
-@pytest.fixture
-def world(store: str, mlflow_uri: str) -> World:
-    return World(store, mlflow_uri)
-
-
-@pytest.fixture
-def monitor(run_step: RunStep, mlflow_uri: str, user_code: Callable[..., str]) -> Callable[..., StepResult]:
-    user_code(labels=LABELS)
-
-    def run(partitions: str = "2013-06-01", *, fingerprint: str = "", **arguments: Any) -> StepResult:
-        given = {"predictions": {"name": "predictions"}, "rows": {"name": "rows"}, "partitions": partitions}
-        return run_step("monitor", {**given, **arguments}, mlflow=mlflow_uri, fingerprint=fingerprint)
-
-    return run
-
-
-def said(result: StepResult) -> str:
-    assert result.failure is not None
-    return result.failure.message
-
-
-PUBLISH = {"publish": {"name": "monitoring"}}
-TABLES = {"tables": [{"name": "flights"}]}
 
 
 def test_an_ordinary_day_is_calm(world: World, monitor: Callable[..., StepResult]) -> None:
@@ -355,6 +224,33 @@ def test_each_partition_is_compared_with_the_model_that_predicted_it(
     assert world.found().group_by("ds").agg(pl.col("model_version").unique()).sort("ds").rows() == [
         ("2013-06-01", [3]), ("2013-06-02", [4]),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "monitored"), [("champion", 3), ("4", 5)])
+def test_of_models_that_share_the_keys_the_champion_is_monitored_or_the_one_with_most(
+    world: World, monitor: Callable[..., StepResult], name: str, monitored: int
+) -> None:
+    day = flights(0)
+    few = pl.int_range(pl.len()) % 4 == 0
+    world.publish(day)
+    version = pl.when(few).then(3).otherwise(5).cast(pl.Int64)
+    variant = pl.when(few).then(pl.lit(name)).otherwise(pl.lit("challenger"))
+    made = pl.read_delta(world.store.table_uri("predictions")).sort("flight_id")
+    split = made.with_columns(model_version=version, variant=variant)
+    write_deltalake(
+        world.store.table_uri("predictions"), split.to_arrow(), mode="overwrite", schema_mode="overwrite",
+        partition_by=["ds"],
+    )  # fmt: skip
+
+    result = monitor(**TABLES, minimum_rows=50)
+
+    assert result.warnings == ()
+    verdict = result.verdict or {}
+    rows = {3: 100, 5: 300}[monitored]
+    assert (verdict["model"]["version"], verdict["rows"]) == (monitored, rows)
+    mine = split.filter(pl.col("model_version") == monitored).join(day.drop_nulls("late"), on="flight_id")
+    assert verdict["performance"]["predicted"] == rows
+    assert verdict["performance"]["matured"] == mine.height
 
 
 def test_a_model_that_was_never_evaluated_is_compared_by_its_training_scores(

@@ -15,37 +15,12 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 from model_world import FEATURE_HASH, World, feature_rows, start
+from predicting import prediction, without_time
 
 from airflow_ml_provider.contract.documents import StepSpec
 from airflow_ml_provider.contract.store import Store, local_path
 
 DAY = "2013-01-02"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> World:
-    """Champion of ``delays`` is version 1, linear; version 2 is boosted. Rows to predict have no labels."""
-    world = World.at(tmp_path_factory.mktemp("predict"), mlflow_uri)
-    world.publish(feature_rows())
-    world.train("delays", "linear")
-    world.train("delays", "boosted")
-    world.client.set_registered_model_alias("delays", "champion", "1")
-    world.publish(feature_rows(labels=False), table="fresh")
-    return world
-
-
-def prediction(publish: str, partitions: str = "", version: int | None = None, **more: Any) -> dict[str, Any]:
-    return {
-        "model": {"name": "delays", "version": version},
-        "table": {"name": "fresh"},
-        "publish": {"name": publish},
-        "partitions": partitions,
-        **more,
-    }
-
-
-def without_time(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.drop("predicted_at").sort("ds", "flight_id")
 
 
 def test_predictions_say_for_what_by_which_model_and_when(world: World) -> None:
@@ -63,13 +38,14 @@ def test_predictions_say_for_what_by_which_model_and_when(world: World) -> None:
         "model_run_id": pl.String,
         "feature_hash": pl.String,
         "predicted_at": pl.Datetime("us", "UTC"),
+        "model_selection": pl.String,
     }
     assert rows.height == result.table.rows == result.metrics["rows"] == 200
     assert rows["ds"].unique().to_list() == [DAY]
     wanted = world.table("fresh").filter(pl.col("ds") == DAY)["flight_id"]
     assert sorted(rows["flight_id"]) == sorted(wanted)
-    said = rows.select("model_name", "model_version", "model_run_id", "feature_hash").unique()
-    assert said.rows() == [("delays", 1, run_id, FEATURE_HASH)]
+    said = rows.select("model_name", "model_version", "model_run_id", "feature_hash", "model_selection")
+    assert said.unique().rows() == [("delays", 1, run_id, FEATURE_HASH, "champion now")]
     assert before <= rows["predicted_at"].min() <= datetime.now(UTC)
     assert rows["score"].is_between(0, 1).all()
     assert result.metrics["mean_score"] == pytest.approx(rows["score"].mean())
@@ -188,6 +164,13 @@ def test_without_a_champion_it_says_what_to_do(world: World) -> None:
     assert "run the training DAG" in message
 
 
+def test_versions_by_partition_must_be_for_the_partitions_that_are_predicted(world: World) -> None:
+    each = [{"model": {"name": "delays", "version": 1}, "partitions": "2013-01-01"}]
+    kind, message = refused(world, prediction("never", "2013-01-01..2013-01-02", by_partition=each))
+    assert kind == "config"
+    assert "the partitions that have a version each are not the partitions to predict" in message
+
+
 def test_rows_of_another_feature_definition_are_refused(world: World) -> None:
     world.publish(feature_rows(labels=False), table="others", feature_hash="beef" * 16)
     kind, message = refused(world, prediction("never", table={"name": "others"}))
@@ -234,10 +217,10 @@ def kill_when(happened: Callable[[], bool], spec: StepSpec, folder: Path) -> boo
 def test_killed_anywhere_and_tried_again_the_table_is_that_of_an_undisturbed_run(
     world: World, tmp_path: Path
 ) -> None:
-    world.publish(feature_rows(days=4, rows_a_day=2_000, labels=False), table="many")
+    world.publish(feature_rows(days=4, rows_a_day=500, labels=False), table="many")
     arguments = prediction("killed", table={"name": "many"}, batch_rows=20)
     undisturbed = world.done("predict", {**arguments, "publish": {"name": "undisturbed"}})
-    assert undisturbed.table.rows == 8_000
+    assert undisturbed.table.rows == 2_000
     new = without_time(world.table("undisturbed"))
     world.done("predict", {**arguments, "model": {"name": "delays", "version": 2}})
     old = without_time(world.table("killed"))
@@ -251,8 +234,6 @@ def test_killed_anywhere_and_tried_again_the_table_is_that_of_an_undisturbed_run
         return any(path not in known for path in folder.glob(pattern) if path.is_file())
 
     moments: dict[str, Callable[[], bool]] = {
-        "it has begun": lambda: any(Path(tempfile.gettempdir()).glob(scratch)),
-        "it has the model": lambda: any(Path(tempfile.gettempdir()).glob(f"{scratch}/1/model/MLmodel")),
         "it writes rows": lambda: new_files("ds=*/*"),
         "it has committed": lambda: new_files("_delta_log/*.json"),
     }

@@ -1,0 +1,132 @@
+"""The rows of a predictions table: batches of feature rows through the models that score them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from airflow_ml_provider.contract.features import FEATURE_HASH
+from airflow_ml_provider.steps import scoring, versions
+from airflow_ml_provider.steps.assignment import assign
+from airflow_ml_provider.steps.shadow import SHADOW, TYPE
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.contract.arguments import PredictArguments
+    from airflow_ml_provider.steps.context import StepContext
+    from airflow_ml_provider.steps.feature_rows import FeatureRows
+    from airflow_ml_provider.steps.models import ScoringModel
+    from airflow_ml_provider.steps.scorers import Part, Scorer
+    from airflow_ml_provider.steps.shadow import Challengers
+
+_UTC = pl.Datetime("us", "UTC")
+_CONTRIBUTIONS = pl.List(pl.Struct({"feature": pl.String, "contribution": pl.Float64}))
+_ROW = "__row"
+
+
+class ScoredRows:
+    """Feature rows with their scores, and what was scored by which model, why and when.
+
+    :param parts: which models score which rows.
+    :param challengers: the models that score along.
+    """
+
+    def __init__(
+        self,
+        step: StepContext,
+        arguments: PredictArguments,
+        rows: FeatureRows,
+        parts: Sequence[Part],
+        challengers: Challengers,
+    ) -> None:
+        self.step = step
+        self.arguments = arguments
+        self.rows = rows
+        self.parts = parts
+        self.challengers = challengers
+        known = (arguments.publish.partition_by, rows.prediction_time)
+        self.keep = list(dict.fromkeys([*rows.key, *(name for name in known if name in rows.table.columns)]))
+        self._warned: set[str] = set()
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """The columns, in order."""
+        kept = self.rows.lazy().select(self.keep).collect_schema()
+        arguments = self.arguments
+        return {
+            **kept,
+            "score": pl.Float64(),
+            "model_name": pl.String(),
+            "model_version": pl.Int64(),
+            "model_run_id": pl.String(),
+            FEATURE_HASH: pl.String(),
+            "predicted_at": _UTC,
+            "model_selection": pl.String(),
+            **({"variant": pl.String()} if arguments.split else {}),
+            **({SHADOW: TYPE} if arguments.challengers else {}),
+            **({"contributions": _CONTRIBUTIONS} if arguments.explain else {}),
+        }
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The rows, a batch in memory at a time.
+
+        :raises ChallengerFailed: a challenger failed on them, and is left out from now on.
+        """
+        now = pl.lit(datetime.now(UTC), _UTC).alias("predicted_at")
+        columns = list(self.schema)
+        for part in self.parts:
+            loaded = {
+                each.variant: (each, versions.fetch(self.step, each.registered)) for each in part.scorers
+            }
+            beside = self.challengers.load(
+                self.challengers.beside([each.registered for each in part.scorers])
+            )
+            models = [model for _, model in loaded.values()] + [model for _, model in beside]
+            lazy = self.rows.table.lazy(part.partitions)
+            for batch in scoring.batches(lazy, models, self.keep, self.arguments.batch_rows):
+                frame = self._scored(batch, loaded).with_columns(now)
+                if self.arguments.challengers:
+                    frame = frame.with_columns(self.challengers.scores(batch, beside))
+                yield frame.select(columns)
+
+    def _scored(self, batch: pl.DataFrame, loaded: Mapping[str, tuple[Scorer, ScoringModel]]) -> pl.DataFrame:
+        """Each row with the score of the one model that is its own, in the batch's order."""
+        if not self.arguments.split:
+            ((scorer, model),) = loaded.values()
+            return self._scored_by(batch, scorer, model)
+        shares = {each.name: each.share for each in self.arguments.split}
+        numbered = batch.with_columns(
+            assign(batch, self.rows.key, shares, self.arguments.salt)
+        ).with_row_index(_ROW)
+        groups = numbered.partition_by("variant", as_dict=True)
+        scored = [self._scored_by(group, *loaded[str(name)]) for (name,), group in groups.items()]
+        return pl.concat(scored).sort(_ROW)
+
+    def _scored_by(self, batch: pl.DataFrame, scorer: Scorer, model: ScoringModel) -> pl.DataFrame:
+        registered, selection = scorer.registered, scorer.selection
+        by = self.rows.partition_by
+        if isinstance(selection, str) or by is None:
+            why = pl.lit(str(selection))
+        else:
+            why = pl.col(by).cast(pl.String).replace_strict(dict(selection), return_dtype=pl.String)
+        frame = batch.with_columns(
+            pl.Series("score", scoring.scores(model, batch), pl.Float64),
+            pl.lit(registered.name).alias("model_name"),
+            pl.lit(registered.version, pl.Int64).alias("model_version"),
+            pl.lit(registered.run_id).alias("model_run_id"),
+            pl.lit(self.rows.hash).alias(FEATURE_HASH),
+            why.alias("model_selection"),
+        )
+        return frame.with_columns(self._contributions(model, batch)) if self.arguments.explain else frame
+
+    def _contributions(self, model: ScoringModel, batch: pl.DataFrame) -> pl.Series:
+        """The features that moved each row's score most; null where the model cannot tell."""
+        from airflow_ml_provider.steps import contributions
+
+        if model.name not in self._warned and (why := contributions.inexplicable(model)):
+            self._warned.add(model.name)
+            self.step.warn(why)
+        features = batch.select(model.inputs.expressions())
+        return contributions.contributions_column(model, features, self.arguments.explain)
