@@ -49,6 +49,7 @@ with DAG(
             Gate("roc_auc", worse_by_at_most=0.005),
             Gate("roc_auc", harm_limit=0.0, slice_by="carrier"),
         ],
+        behaviour="flights.behaviour",
         slices=["origin", "carrier"],
     )
     PromoteOperator(

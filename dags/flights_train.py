@@ -82,6 +82,7 @@ with DAG(
         hyperparameters={"num_leaves": "{{ params.num_leaves }}", "rounds": "{{ params.rounds }}"},
         seed=2013,
         model=MODEL,
+        known_values=["carrier"],
     )
     verdict = EvaluateOperator(
         task_id="evaluate",
@@ -92,7 +93,10 @@ with DAG(
             Gate("roc_auc", at_least=0.70),
             Gate("roc_auc", worse_by_at_most=0.005),
             Gate("roc_auc", at_least=0.65, slice_by="origin"),
+            Gate("roc_auc", harm_limit=0.01, slice_by="carrier"),
+            Gate("model_megabytes", at_most=20),
         ],
+        behaviour="flights.behaviour",
         slices=["origin", "carrier"],
     )
     PromoteOperator(

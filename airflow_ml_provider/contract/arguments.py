@@ -77,7 +77,8 @@ class TrainArguments(Arguments, frozen=True, kw_only=True):
 
 class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     candidate: Model
-    table: Table
+    # Feature rows with labels; None with predictions.
+    table: Table | None = None
     partitions: str = ""
     gates: tuple[Gate, ...] = ()
     slices: tuple[str, ...] = ()
@@ -88,6 +89,15 @@ class EvaluateArguments(Arguments, frozen=True, kw_only=True):
     behaviour: str = ""
     # Guardrails that were measured before and are taken as they are, so that a verdict can be computed again.
     measured: dict[str, float] = {}
+    # What models in use have predicted, judged by labels that have matured since, instead of the table.
+    predictions: Table | None = None
+    # Feature rows of the predictions, for columns to slice by.
+    rows: Table | None = None
+    # What the label function of the feature set reads; the candidate's own feature set when none is named.
+    tables: tuple[Table, ...] = ()
+    features: str = ""
+    # Only labels known at this moment (ISO 8601, UTC) count; empty counts all that are known by now.
+    known_at: str = ""
 
 
 class PromoteArguments(Arguments, frozen=True, kw_only=True):

@@ -27,6 +27,12 @@ class EvaluateOperator(StepOperator):
 
     :param candidate: a Model, ``"name@alias"``, ``"name/version"`` or a train step's ``.output``. (templated)
     :param table: feature rows with labels, which the candidate was not trained on. (templated)
+    :param predictions: instead of ``table``: what a predict step published with both models' scores (by
+        ``challengers=`` or ``split=``); they are compared on the rows whose label has matured. (templated)
+    :param tables: with ``predictions``: the tables that the label function reads. (templated)
+    :param rows: with ``predictions``: the feature rows that were predicted, for their slices. (templated)
+    :param features: with ``predictions``: the FeatureSet with the label; by default the candidate's own.
+    :param known_at: with ``predictions``: labels that matured later do not count. (templated)
     :param partitions: which partitions to evaluate on; all of them when empty. (templated)
     :param gates: conditions that the candidate must meet.
     :param slices: columns by whose groups the metrics are reported too, and ``"package.module:function"`` that
@@ -39,14 +45,21 @@ class EvaluateOperator(StepOperator):
 
     verb = "evaluate"
     looks_for_code = True
-    template_fields: Sequence[str] = ("candidate", "table", "partitions", "gates", "slices")
+    template_fields: Sequence[str] = (
+        "candidate", "table", "predictions", "tables", "rows", "partitions", "gates", "slices", "known_at",
+    )  # fmt: skip
     ui_color = "#fce4ec"
 
     def __init__(
         self,
         *,
         candidate: Model | str | Any,
-        table: Table | str | Any,
+        table: Table | str | Any = None,
+        predictions: Table | str | Any = None,
+        tables: Sequence[Table | str | Any] = (),
+        rows: Table | str | Any = None,
+        features: str = "",
+        known_at: str = "",
         partitions: str = "",
         gates: Sequence[Gate] = (),
         slices: Sequence[str] = (),
@@ -65,8 +78,18 @@ class EvaluateOperator(StepOperator):
             raise ConfigError(f"slices is the text {slices!r}", todo=f"give a list of columns: [{slices!r}]")
         if resamples < 1:
             raise ConfigError(f"resamples is {resamples}", todo="use some hundreds for stable intervals")
+        if (table is None) == (predictions is None):
+            raise ConfigError(
+                f"task {self.task_id!r} needs either table= or predictions=",
+                todo="give table= with labelled feature rows, or predictions= for models in use",
+            )
         self.candidate = candidate
         self.table = table
+        self.predictions = predictions
+        self.tables = tables
+        self.rows = rows
+        self.features = features
+        self.known_at = known_at
         self.partitions = partitions
         self.gates = list(gates)
         self.slices = list(slices)
@@ -84,7 +107,12 @@ class EvaluateOperator(StepOperator):
         return EvaluateArguments(
             candidate=candidate,
             champion=pins.existing_model(Model(candidate.name, "champion")),
-            table=pins.table(self.table),
+            table=None if self.table is None else pins.table(self.table),
+            predictions=None if self.predictions is None else pins.table(self.predictions),
+            tables=pins.tables(self.tables),
+            rows=None if self.rows is None else pins.table(self.rows),
+            features=self.features,
+            known_at=str(self.known_at),
             partitions=str(self.partitions),
             gates=tuple(self.gates),
             slices=tuple(self.slices),
@@ -96,6 +124,8 @@ class EvaluateOperator(StepOperator):
         """The functions that slice the rows, and the behavioural tests."""
         sliced_by = [*self.slices, *(gate.slice_by for gate in self.gates)]
         yield from dict.fromkeys(name for name in sliced_by if name and ":" in name)
+        if self.features:
+            yield self.features
         if self.behaviour:
             # All of a module's tests; an entry point names one thing in a module.
             yield f"{self.behaviour}:tests"

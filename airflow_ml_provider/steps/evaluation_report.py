@@ -37,6 +37,7 @@ class Evaluation:
 
     :param facts: names and values that stand at its top.
     :param lines: the outcomes of the behavioural tests.
+    :param changes: what differs from the champion: ``what``, ``champion``, ``candidate``.
     :param extra_sections: each adds its headings, tables and figures to the page's end.
     """
 
@@ -47,6 +48,7 @@ class Evaluation:
     judgements: Sequence[Judgement]
     importance: Sequence[Importance]
     lines: Sequence[Line] = ()
+    changes: Sequence[Mapping[str, str]] = ()
     extra_sections: Sequence[Callable[[Report], None]] = ()
 
 
@@ -72,6 +74,10 @@ def render(evaluation: Evaluation) -> bytes:
     if evaluation.lines:
         report.heading("Behaviour")
         report.table(["Test", "", "Why"], [_line_row(line) for line in evaluation.lines])
+    if evaluation.changes:
+        report.heading("What changed since the champion")
+        cells = [[each["what"], each["champion"], each["candidate"]] for each in evaluation.changes]
+        report.table(["", "Champion", "Candidate"], cells)
     report.heading("Metrics")
     report.table(*_metric_table(measured.overall))
     _curves(report, measured)

@@ -42,6 +42,12 @@ class _Gate(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class _Line(msgspec.Struct, frozen=True):
+    text: str
+    passed: bool
+    message: str = ""
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What of an evaluate step's verdict decides a promotion."""
 
@@ -49,6 +55,13 @@ class Verdict(msgspec.Struct, frozen=True):
     model: _Version
     champion: _Version | None
     gates: tuple[_Gate, ...] = ()
+    behaviour: tuple[_Line, ...] = ()
+
+    def failures(self) -> str:
+        """Why the candidate was rejected."""
+        failed = [f"{gate.gate} ({gate.reason})" for gate in self.gates if not gate.passed]
+        failed += [f"{line.text} ({line.message})" for line in self.behaviour if not line.passed]
+        return "; ".join(failed)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Verdict:
@@ -75,8 +88,7 @@ def run(step: StepContext, arguments: PromoteArguments) -> Outcome:
         )
     verdict = Verdict.read(given)
     if verdict.decision == "reject":
-        failed = "; ".join(f"{gate.gate} ({gate.reason})" for gate in verdict.gates if not gate.passed)
-        return _not_promoted(step, arguments, verdict, failed)
+        return _not_promoted(step, arguments, verdict, verdict.failures())
     if arguments.approval and not arguments.approval.get("approved"):
         said = str(arguments.approval.get("said") or "it was not approved")
         if rejected := versions.find(step, Model(verdict.model.name, version=verdict.model.version)):

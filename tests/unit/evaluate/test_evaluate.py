@@ -112,10 +112,17 @@ def test_the_report_shows_gates_curves_slices_and_importance(world: World, compa
     page = artifact(world, compared.mlflow_run_id, "report.html").read_text()
     assert page == (world.folder_of("compared") / "report.html").read_text()
     banner, gate = "Every gate passed: promote", "roc_auc &gt;= 0.6"
-    parts = ("ROC curve", "Calibration", "By carrier", "Permutation importance", "weather__temp")
+    parts = (
+        "ROC curve",
+        "Calibration",
+        "By carrier",
+        "Permutation importance",
+        "Contributions to the score",
+        "weather__temp",
+    )
     for words in ("judged/2 against champion 1", banner, gate, *parts):
         assert words in page, words
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "<script" not in page
     assert compared.links["Report"].endswith(f"{compared.mlflow_run_id}/artifacts/report.html")
 
