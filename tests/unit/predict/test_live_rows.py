@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from model_world import World, feature_rows
 from predicting import prediction
+from sklearn.metrics import roc_auc_score
 
 from airflow_ml_provider.contract.documents import ModelVersion
 from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError
@@ -118,3 +119,82 @@ def test_what_cannot_be_judged_is_said(
     with pytest.raises(kind, match=f"(?s){message}") as raised:
         read(live, tmp_path, given.pop("table", "paired"), **given)
     assert raised.type is kind
+
+
+# The evaluate step on live rows
+
+
+def evaluation(table: str, **more: Any) -> dict[str, Any]:
+    return {
+        "candidate": {"name": "delays", "version": 2},
+        "champion": {"name": "delays", "version": 1},
+        "predictions": {"name": table},
+        "rows": {"name": "fresh"},
+        "tables": [{"name": "outcomes"}],
+        "features": "live_labels:SET",
+        "partitions": DAYS,
+        "gates": [{"metric": "roc_auc", "worse_by_at_most": 0.2, "minimum_rows": 50}],
+        "slices": ["carrier"],
+        "resamples": 200,
+        **more,
+    }
+
+
+def test_a_shadow_is_judged_by_the_gates_of_a_promotion(live: World) -> None:
+    result = live.done("evaluate", evaluation("paired"))
+    verdict = result.verdict or {}
+    truth = feature_rows().filter(pl.col("late").is_not_null())
+    assert verdict["rows"] == truth.height
+    assert verdict["live"]["paired"] is True
+    assert verdict["live"]["matured"] == {"delays/2": truth.height, "delays/1": truth.height}
+    assert {each["column"] for each in verdict["slices"]} == {"carrier"}
+    assert verdict["gates"][0]["passed"] is (verdict["decision"] == "promote")
+    scored = live.table("paired").join(truth.select("flight_id", "late"), on="flight_id")
+    shadow = scored["shadow"].list.first().struct.field("score")
+    for name, scores in (("metrics", shadow), ("champion_metrics", scored["score"])):
+        wanted = roc_auc_score(scored["late"].to_numpy(), scores.to_numpy())
+        assert verdict[name]["roc_auc"]["value"] == pytest.approx(wanted, abs=1e-6)
+    assert result.metrics["matured_share"] == pytest.approx(truth.height / 800)
+
+
+def test_an_experiment_is_judged_on_rows_of_their_own(live: World) -> None:
+    verdict = live.done("evaluate", evaluation("unpaired")).verdict or {}
+    assert verdict["live"]["paired"] is False
+    both = live.table("unpaired").join(
+        feature_rows().select("flight_id", "late").drop_nulls(), on="flight_id"
+    )
+    for name, version in (("metrics", 2), ("champion_metrics", 1)):
+        own = both.filter(pl.col("model_version") == version)
+        wanted = roc_auc_score(own["late"].to_numpy(), own["score"].to_numpy())
+        assert verdict[name]["roc_auc"]["value"] == pytest.approx(wanted, abs=1e-6)
+    difference = verdict["differences"]["roc_auc"]
+    assert difference["low"] < difference["value"] < difference["high"]
+
+
+def test_a_live_evaluation_without_matured_labels_is_skipped_with_the_reason(live: World) -> None:
+    result = live.run("evaluate", evaluation("paired", known_at="2012-12-31T00:00:00Z"))
+    assert result.status == "skipped"
+    assert "no label has matured yet" in result.reason
+
+
+def test_a_champion_is_not_compared_with_itself(live: World) -> None:
+    same = {"name": "delays", "version": 2}
+    result = live.run("evaluate", evaluation("paired", champion=same))
+    assert result.status == "skipped"
+    assert "is the champion itself" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"behaviour": "some.tests"}, "look at the model itself"),
+        ({"gates": [{"metric": "model_megabytes", "at_most": 5}]}, "look at the model itself"),
+        ({"slices": ["pkg.mod:by"]}, "slices by columns, and 'pkg.mod:by' is a function"),
+    ],
+)
+def test_what_only_the_model_can_show_is_refused_on_live_rows(
+    live: World, given: dict[str, Any], said: str
+) -> None:
+    failure = live.run("evaluate", evaluation("paired", **given)).failure
+    assert failure is not None
+    assert said in failure.message
