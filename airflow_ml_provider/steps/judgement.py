@@ -15,6 +15,9 @@ from airflow_ml_provider.steps.significance import TOLERANCE
 # So many rules of a gate stand in the verdict, which travels through Airflow: those that failed come first.
 _LISTED_RULES = 40
 
+# So many failed groups are told in a sentence; the rules have them all.
+_TOLD_GROUPS = 3
+
 
 @dataclass(frozen=True)
 class Group:
@@ -133,7 +136,10 @@ def _sliced(gate: Gate, of_column: Sequence[Group], incomparable: str) -> Judgem
     known = [value for value in values if value is not None]
     worst = (min if HIGHER_IS_BETTER[gate.metric] else max)(known, default=None)
     ignored = _ignored(gate, of_column)
-    reason = "; ".join(f"{label}: {'; '.join(reasons)}" for label, reasons in failed.items())
+    told = [f"{label}: {'; '.join(reasons)}" for label, reasons in failed.items()]
+    if len(told) > _TOLD_GROUPS:
+        told[_TOLD_GROUPS:] = [f"and {len(told) - _TOLD_GROUPS} more of {len(judged)} groups"]
+    reason = "; ".join(told)
     return Judgement(gate, not failed, worst, reason or f"met in all of {len(judged)} groups{ignored}", found)
 
 

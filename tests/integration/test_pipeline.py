@@ -13,10 +13,13 @@ import requests
 from deltalake import DeltaTable
 
 from airflow_api import AirflowApi
-from demo import CALM_DAY, DRIFTED_DAY, FIRST_DAY, LAST_DAY, Demo, days
+from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.registry.history import history
+from demo import CALM_DAY, DRIFTED_DAY, FIRST_DAY, LAST_DAY, REGRET, Demo, days
 from deployment import Deployment
 
 pytestmark = pytest.mark.timeout(600)
+DAGS = ("flights_ingest", "flights_train", "flights_predict", "flights_monitor")
 
 
 def table(deployment: Deployment, name: str, version: int | None = None) -> pl.DataFrame:
@@ -85,14 +88,47 @@ def test_monitoring_tells_the_calm_day_from_the_drifted_one(story: Demo) -> None
     assert set(rows["ds"].unique()) == {CALM_DAY, DRIFTED_DAY}
 
 
-def test_drift_alone_started_a_retraining(story: Demo, api: AirflowApi) -> None:
+def test_a_challenger_that_saw_two_days_was_rejected(story: Demo) -> None:
+    verdict = story.outputs[("flights_train.evaluate", "small")]["verdict"]
+    assert verdict["decision"] == "reject"
+    assert [gate["gate"] for gate in verdict["gates"] if not gate["passed"]]
+    assert not story.outputs[("flights_train.promote", "small")]["verdict"]["promoted"]
+
+
+def test_a_rollback_lists_and_predicts_again_what_the_replaced_champion_had_predicted(story: Demo) -> None:
+    back = story.outputs[("flights_rollback.rollback", "back")]["verdict"]
+    retrained = story.outputs[("flights_train.evaluate", "again")]["verdict"]["model"]["version"]
+    assert back["replaced"] == retrained
+    assert back["affected_partitions"] == "2013-06-08..2013-06-10"
+    again = story.outputs[("flights_rollback.predict", "back")]["table"]["version"]
+    days_after = pl.col("ds") >= "2013-06-08"
+    before = table(story.deployment, "flight_predictions", again - 1)
+    assert before.filter(days_after)["model_version"].unique().to_list() == [retrained]
+    assert before.filter(~days_after)["model_version"].unique().to_list() == [1]
+    assert table(story.deployment, "flight_predictions", again)["model_version"].unique().to_list() == [1]
+
+
+def test_the_ledger_tells_who_was_champion_when_and_why(story: Demo) -> None:
+    moves = history(Store((story.deployment.home / "store").as_uri()), "flight_delays")
+    told = [(move.entry.kind, move.entry.version, move.entry.previous) for move in moves]
+    retrained = story.outputs[("flights_train.evaluate", "again")]["verdict"]["model"]["version"]
+    assert told == [("promotion", 1, None), ("promotion", retrained, 1), ("rollback", 1, retrained)]
+    assert moves[-1].entry.reason == REGRET
+
+
+def test_drift_alone_started_a_retraining_and_the_model_says_so(story: Demo, api: AirflowApi) -> None:
+    model = story.outputs[("flights_train.evaluate", "again")]["verdict"]["model"]
+    answer = requests.get(f"{story.deployment.mlflow_url}/api/2.0/mlflow/model-versions/get",
+                          {"name": model["name"], "version": str(model["version"])}, timeout=30)  # fmt: skip
+    tags = {tag["key"]: tag["value"] for tag in answer.json()["model_version"]["tags"]}
+    assert "drift" in tags["airflow_ml.training_reason"]
     runs = [run for run in api.runs("flights_train") if run["run_type"] == "asset_triggered"]
     assert len(runs) == 1
     assert runs[0]["state"] == "success"
 
 
 def test_a_second_demo_finds_everything_done(story: Demo, api: AirflowApi) -> None:
-    before = {dag: len(api.runs(dag)) for dag in ("flights_ingest", "flights_train", "flights_predict")}
+    before = {dag: len(api.runs(dag)) for dag in (*DAGS, "flights_rollback")}
     versions = {name: DeltaTable(str(path)).version() for name, path in tables(story.deployment)}
     again = Demo(story.deployment)
     again.play()
@@ -104,8 +140,9 @@ def test_a_second_demo_finds_everything_done(story: Demo, api: AirflowApi) -> No
 def test_a_cleared_day_is_scored_anew_by_the_champion_of_now_and_no_other_day_is_touched(
     story: Demo, api: AirflowApi
 ) -> None:
-    day = FIRST_DAY
-    run_id = story.predicted()[day]
+    # Predicted by the retrained champion, which has been rolled back since.
+    day = LAST_DAY
+    run_id = story.predicted(FIRST_DAY, LAST_DAY)[day]
     others = pl.col("ds") != day
     before = table(story.deployment, "flight_predictions").sort("ds", "flight_id")
     clear = {"dag_run_id": run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
@@ -115,8 +152,7 @@ def test_a_cleared_day_is_scored_anew_by_the_champion_of_now_and_no_other_day_is
     assert after.filter(others).equals(before.filter(others))
     keys = ["ds", "flight_id"]
     assert after.select(keys).equals(before.select(keys))
-    # Drift has led to a new champion since; its version is what the features did not depend on.
-    assert after.filter(~others)["model_version"].unique().to_list() == [2]
+    assert after.filter(~others)["model_version"].unique().to_list() == [1]
     tries = {task["task_id"]: task["try_number"] for task in api.tasks("flights_predict", run_id)}
     assert "hit: " in api.log("flights_predict", run_id, "features", tries["features"])
     assert "miss: model: " in api.log("flights_predict", run_id, "predict", tries["predict"])
