@@ -25,7 +25,7 @@ from airflow_ml_provider.operators import (
 
 MODEL = Model("flight_delays")
 TRAINING_DAYS = "{{ params.train_from }}..{{ params.train_until }}"
-EVALUATION_DAYS = "{{ macros.ds_add(params.train_until, 1) }}..{{ params.evaluate_until }}"
+EVALUATION_DAYS = "{{ params.evaluate_from }}..{{ params.evaluate_until }}"
 ALL_DAYS = "{{ params.train_from }}..{{ params.evaluate_until }}"
 
 SCHEDULE = AssetOrTimeSchedule(
@@ -45,9 +45,8 @@ with DAG(
     params={
         "train_from": day("2013-01-01", "Train from", "First day of the training rows."),
         "train_until": day("2013-04-30", "Train until", "Last day of the training rows."),
-        "evaluate_until": day(
-            "2013-05-31", "Evaluate until", "Evaluation starts the day after training ends."
-        ),
+        "evaluate_from": day("2013-05-01", "Evaluate from", "First day of the rows that judge the model."),
+        "evaluate_until": day("2013-05-31", "Evaluate until", "Last day of the rows that judge the model."),
         "effective": Param(
             "2013-06-01",
             type="string",

@@ -25,7 +25,7 @@ FIRST_DAY, LAST_DAY = "2013-06-01", "2013-06-10"
 # The days that are predicted before drift has changed the champion; the others come after.
 LAST_DAY_BEFORE = "2013-06-07"
 # A challenger that has seen two days is no match for one that has seen four months.
-TOO_LITTLE = {"train_from": "2013-04-29"}
+TOO_LITTLE = {"train_until": "2013-01-02"}
 REGRET = "the demo regrets the retrained champion"
 # The second is the day of Tropical Storm Andrea.
 CALM_DAY, DRIFTED_DAY = "2013-06-05", "2013-06-07"
@@ -69,13 +69,15 @@ class Demo:
         self.follow("flights_ingest", self.start("flights_ingest", {"days": INGESTED}))
         say("\n2  Train: validate -> features -> train -> evaluate -> promote")
         self.follow("flights_train", self.start("flights_train"))
-        say("\n3  A challenger that was trained on too little data")
-        self.follow("flights_train", self.start("flights_train", TOO_LITTLE, name="too-little"), name="small")
-        say(f"\n4  Predict: Airflow backfills {FIRST_DAY} .. {LAST_DAY_BEFORE}, a partition a run")
+        small = self.start("flights_train", TOO_LITTLE, name="too-little")
+        say(f"\n3  Predict: Airflow backfills {FIRST_DAY} .. {LAST_DAY_BEFORE}, a partition a run")
         self.predict(FIRST_DAY, LAST_DAY_BEFORE)
+        say("\n4  Meanwhile: a challenger that was trained on two days only")
+        self.follow("flights_train", small, name="small")
         say("\n5  Monitor: a calm day and a drifted one")
-        for day in (CALM_DAY, DRIFTED_DAY):
-            self.follow("flights_monitor", self.start("flights_monitor", partition_key=day), name=day)
+        watched = {day: self.start("flights_monitor", partition_key=day) for day in (CALM_DAY, DRIFTED_DAY)}
+        for day, run_id in watched.items():
+            self.follow("flights_monitor", run_id, name=day)
         self.retraining()
         after = days(LAST_DAY_BEFORE, LAST_DAY)[1]
         say(f"\n7  Predict: {after} .. {LAST_DAY}, by the champion that there is now")
@@ -123,7 +125,8 @@ class Demo:
                 log = self.api.log(dag_id, run_id, task_id, task["try_number"])
                 say(f"   {task_id} failed; the end of its log:\n" + "\n".join(log.splitlines()[-25:]))
             return
-        output = self.api.output(dag_id, run_id, task_id) or {}
+        found = self.api.output(dag_id, run_id, task_id)
+        output = found if isinstance(found, dict) else {}
         self.outputs[(f"{dag_id}.{task_id}", name)] = output
         facts = brief(task_id, output)
         mark = "-" if state == "skipped" else "ok"
@@ -239,8 +242,9 @@ def champion(outputs: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
         failed = [gate["reason"] for gate in verdict["gates"] if not gate["passed"]]
         said = f"rejected: {failed[0]}" if failed else "promoted"
         yield f"Challenger   version {verdict['model']['version']} was {said}"
-    summary = back.get("summary", {})
-    yield f"Rolled back  from {summary.get('replaced')}: {summary.get('why')}"
+    moved = back.get("verdict") or {}
+    why = back.get("summary", {}).get("why")
+    yield f"Rolled back  from version {moved.get('replaced')}: {why}"
     again = outputs.get(("flights_rollback.predict", "back"), {}).get("table") or {}
     yield f"             predicted again in one commit: {again.get('partitions', 'nothing')}"
 
