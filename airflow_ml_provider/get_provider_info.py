@@ -6,7 +6,9 @@ from typing import Any
 
 _PACKAGE = "airflow_ml_provider"
 _INTEGRATION = "Machine learning pipelines"
-_VERBS = ("ingest", "validate", "features", "train", "fleet", "evaluate", "promote", "predict", "monitor")
+_VERBS = (
+    "ingest", "validate", "features", "train", "fleet", "evaluate", "promote", "predict", "monitor", "rollback",
+)  # fmt: skip
 
 
 def get_provider_info() -> dict[str, Any]:

@@ -19,7 +19,6 @@ from airflow_ml_provider.operators import Approval, EvaluateOperator, PromoteOpe
 with DAG(
     "flights_promote_with_approval",
     schedule=None,
-    max_active_runs=1,
     params={
         "candidate": Param(
             "flight_delays@challenger",

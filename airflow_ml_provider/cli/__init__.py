@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ledger.add(commands)
     rollback.add(commands)
     options = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names and logs come from elsewhere, and a build server's terminal may not have their letters.
+            stream.reconfigure(errors="backslashreplace")
     if options.command == "doctor":
         from airflow_ml_provider.cli.doctor import run as run_doctor
 

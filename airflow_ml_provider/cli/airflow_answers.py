@@ -72,7 +72,10 @@ def base_url(url: str) -> str:
 
     :raises ConfigError: it is none, or holds credentials.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.username or parts.password:
         raise ConfigError("the URL holds credentials, which logs would show", kept=KEPT, todo=TODO)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -77,7 +77,10 @@ class TokenCommand:
 
     def token(self, ask: Ask) -> str:
         """What the command prints."""
-        words = shlex.split(self.command)
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise ConfigError(f"the token command cannot be read: {error}", kept=KEPT, todo=TODO) from None
         if not words:
             raise ConfigError("the token command is empty", todo=TODO)
         try:
@@ -99,7 +102,7 @@ class TokenCommand:
                 f"ended with exit code {done.returncode}" if done.returncode else "did not print one token"
             )
             raise ConfigError(f"the token command {words[0]!r} {found}", todo="run it by hand")
-        return token
+        return _sendable(token, f"what the token command {words[0]!r} prints")
 
 
 @dataclass(frozen=True)
@@ -116,21 +119,29 @@ class Nobody:
 def auth_from_environment(token_command: str = "", env: Mapping[str, str] | None = None) -> Auth:
     """What the environment or the command line offers: a token command, a token, a password, else nothing.
 
-    :raises ConfigError: a user without a password, or the other way round.
+    :raises ConfigError: a user without a password, or the other way round; or a token that is none.
     """
     env = os.environ if env is None else env
     if token_command:
         return TokenCommand(token_command)
     if token := env.get(TOKEN, "").strip():
-        return Token(token)
+        return Token(_sendable(token, TOKEN))
     user, password = env.get(USER, ""), env.get(PASSWORD, "")
     if bool(user) != bool(password):
         raise ConfigError(f"{USER if user else PASSWORD} is set and the other is not", kept=KEPT, todo=TODO)
     return Password(user, password) if user else Nobody()
 
 
+def _sendable(token: str, what: str) -> str:
+    # What cannot stand in a header would be shown by the error that says so.
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{what} is no token: it has spaces, line breaks or other than ASCII characters",
+                          kept=KEPT, todo=TODO)  # fmt: skip
+    return token
+
+
 def _access_token(document: Any) -> str:
     token = document.get("access_token") if isinstance(document, dict) else None
     if not isinstance(token, str) or not token:
         raise ConfigError("/auth/token answered without an access_token", kept=KEPT, todo=TODO)
-    return token
+    return _sendable(token, "what /auth/token answered")

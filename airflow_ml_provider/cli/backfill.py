@@ -32,6 +32,9 @@ def run(options: argparse.Namespace) -> int:
     except MLError as error:
         print(f"airflow-ml backfill: {error}", file=sys.stderr)
         return error.exit_code
+    except (KeyboardInterrupt, EOFError):
+        print("\ninterrupted: nothing further is started", file=sys.stderr)
+        return 130
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -121,10 +124,17 @@ def _reconciled(
     from airflow_ml_provider.cli import backfill_report
 
     found = backfill_report.reconcile(client, plan, again, stopped)
-    if options.report:
-        Path(options.report).write_text(backfill_report.report_markdown(found))
     print(msgspec.json.encode(found).decode() if options.json else backfill_report.report_text(found))
-    return 0 if found.as_planned else 1
+    code = 0 if found.as_planned else 1
+    if options.report:
+        try:
+            Path(options.report).parent.mkdir(parents=True, exist_ok=True)
+            text = backfill_report.report_markdown(found)
+            Path(options.report).write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            print(f"{options.report} cannot be written: {error.strerror}", file=sys.stderr)
+            code = code or ConfigError.exit_code
+    return code
 
 
 def _kept(store: Store, options: argparse.Namespace) -> Plan:
@@ -162,7 +172,7 @@ def _client(options: argparse.Namespace) -> AirflowClient:
         options.url,
         auth_from_environment(options.token_command),
         verify=options.ca or True,
-        patience=options.patience,
+        patience=options.patience or 300,
         say=lambda line: print(line, file=sys.stderr),
     )
 

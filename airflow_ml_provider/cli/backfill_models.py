@@ -80,7 +80,7 @@ def named_by(uri: str, name: str, alias: str) -> int | None:
             verify=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") != "true",
             timeout=_TIMEOUT,
         )
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:
         raise TransientError(f"MLflow at {uri} does not answer: {type(error).__name__}", todo=todo) from None
     if answer.status_code in (400, 404) and "RESOURCE_DOES_NOT_EXIST" in answer.text + _code_of(answer):
         return None

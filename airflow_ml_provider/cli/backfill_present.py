@@ -28,10 +28,18 @@ _ENTRY_POINTS: dict[str, tuple[str, ...]] = {
     "fleet": ("function",),
 }
 # Which other partitions of a table matter, where not only the same one does.
-_CLOCKS: dict[tuple[str, str], Clock] = {("features", "tables"): "until", ("monitor", "tables"): "from"}
+_CLOCKS: dict[tuple[str, str], Clock] = {
+    ("features", "tables"): "until",
+    ("monitor", "tables"): "from",
+    ("evaluate", "tables"): "from",
+}
 _WHOLE = {("fleet", "over"), ("fleet", "table")}
 # Not settings: they name the partition or a moment, or follow from the run.
-_OF_THE_RUN = {"partitions", "known_at", "verdict", "replaces", "by_partition", "approval", "promoted_by"}
+_OF_THE_RUN = {
+    "partitions", "known_at", "verdict", "replaces", "by_partition", "approval", "promoted_by",
+    # A run that is mute asks for no retraining, whatever its findings.
+    "retrain",
+}  # fmt: skip
 
 
 def made_by(seen: Seen, partition: str) -> Made:
@@ -133,8 +141,9 @@ def entry_points(verb: str, arguments: Mapping[str, Any]) -> list[str]:
             *(one.get("slice_by") for one in arguments.get("gates") or ()),
         ]
         behaviour = arguments.get("behaviour")
-        found = [name for name in sliced if name and ":" in name]
-        return [*dict.fromkeys(found), *([f"{behaviour}:tests"] if behaviour else [])]
+        found = [*dict.fromkeys(name for name in sliced if name and ":" in name)]
+        found += [name] if (name := arguments.get("features")) else []
+        return [*found, *([f"{behaviour}:tests"] if behaviour else [])]
     named = (arguments.get(name) for name in _ENTRY_POINTS.get(verb, ()))
     return [name for name in named if isinstance(name, str) and name]
 

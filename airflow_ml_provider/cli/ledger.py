@@ -46,8 +46,10 @@ def add_place(parser: Any) -> None:
 def run(options: Namespace) -> int:
     """Print; gives the exit code."""
     from airflow_ml_provider.contract.errors import MLError
+    from airflow_ml_provider.contract.models import Model
 
     try:
+        Model(options.model)  # raises where it is no name
         return _as_of(options) if options.as_of is not None else _timeline(options)
     except MLError as error:
         print(f"{error.kind} error: {error}", file=sys.stderr)

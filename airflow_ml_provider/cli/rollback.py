@@ -71,7 +71,7 @@ def _spec(options: Namespace) -> StepSpec:
         "to": options.to,
         "effective": options.effective,
         "predictions": [{"name": name} for name in options.predictions],
-        "rolled_back_by": getpass.getuser(),
+        "rolled_back_by": _who(),
     }
     # The same command is the same step until it has been done: killed half-way, it finds its own entry.
     concluded = [
@@ -80,6 +80,14 @@ def _spec(options: Namespace) -> StepSpec:
     key = document_digest({**arguments, "after": max(concluded, default=0)})[:16]
     spec = StepSpec(
         verb="rollback", store=options.store, arguments=arguments, step_key=f"by-hand-rollback-{key}",
-        tracking=Tracking(options.tracking_uri), run=RunOf(triggered_by=getpass.getuser()),
+        tracking=Tracking(options.tracking_uri), run=RunOf(triggered_by=_who()),
     )  # fmt: skip
     return read_spec(spec.encode(), source="the command")
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # In a container the user may have a number alone.
+        return f"user {os.getuid()}"

@@ -154,7 +154,7 @@ def _report(options: argparse.Namespace, story: Story, code: int) -> int:
             continue
         try:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_text(content(story), encoding="utf-8")
+            Path(name).write_text(content(story), encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             print(f"{name} cannot be written: {error.strerror}", file=sys.stderr)
             code = code or ConfigError.exit_code

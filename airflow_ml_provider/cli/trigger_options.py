@@ -168,7 +168,7 @@ def _pair(text: str) -> tuple[str, Any]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, json.loads(value, parse_constant=_no_number)
     except ValueError:
         return name, value
 
@@ -178,12 +178,16 @@ def _params(text: str) -> dict[str, Any]:
         if not text:
             return {}
         source = text if not text.startswith("@") else _content(text[1:])
-        document = json.loads(source)
+        document = json.loads(source, parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"cannot be read as JSON: {error}") from None
     if not isinstance(document, dict):
         raise argparse.ArgumentTypeError("is JSON, but no object of names and values")
     return document
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 def _content(name: str) -> str:

@@ -89,7 +89,8 @@ class Label:
     A label is never used before it has matured: not for training, evaluation or monitoring.
 
     :param name: the label column of the result: a number or a boolean, 0/1 for classification.
-    :param function: gives the key columns, the label and ``known_at``; at most one row a key.
+    :param function: gives the key columns, the label and ``known_at``; at most one row a key. Its parameters
+        are named as the tables it reads.
     :param known_at: column: when the label became known (timestamp); null or a missing row means that it
         never will be (a cancelled flight).
     :param matures_after: "36h", "30d", "12w": how long after the prediction time the label is final.

@@ -33,14 +33,15 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param better_by_at_least: superiority: the candidate must be shown to be better by more than this. 0 asks
         for "better".
     :param harm_limit: fails only where the candidate is shown to be worse by more than this; for slices that
-        are too small to show that it is not.
+        are too small to show that it is not. Harm that few rows cannot show passes.
     :param slice_by: a column, or ``"package.module:function"`` that gives one text a row; the condition must
         hold in each of the groups that has ``minimum_rows`` and ``minimum_positives``. The p-values of a
         comparison are corrected for the number of groups (Holm).
     :param confidence: of the two-sided interval. A comparison errs with half of what is left on either side:
-        0.95 lets a candidate pass wrongly in at most 2.5 % of evaluations.
-    :param minimum_rows: with fewer rows the gate fails, since nothing was shown, and a group is not judged.
-    :param minimum_positives: likewise for rows with label 1.
+        0.95 lets a candidate pass wrongly in at most 2.5 % of evaluations (with ``harm_limit``: fail wrongly).
+    :param minimum_rows: with fewer rows nothing is shown: the gate fails, unless a ``harm_limit`` is all that
+        it states, and a group is not judged.
+    :param minimum_positives: likewise for rows with label 1; labels of one class only show nothing either.
     """
 
     metric: str

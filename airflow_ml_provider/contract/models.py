@@ -38,11 +38,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Champion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The version that was a model's champion at some moment, by the ledger of its promotions.
+    """The version that is a model's champion now, or was at some moment by its ledger; for a PredictOperator.
 
     :param name: its name in the MLflow registry.
-    :param as_of: ``""`` is now; ``"partition"`` is the start of each predicted partition (00:00 UTC of a
-        day); anything else is a moment, ISO 8601, UTC without a zone. (templated)
+    :param as_of: ``""`` is now, when the task starts; ``"partition"`` is the start of each predicted partition
+        (00:00 UTC of a day); anything else is a moment, ISO 8601, in UTC if it has no zone. (templated)
     :param alias: another alias than ``champion``.
     """
 

@@ -20,9 +20,10 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     as the model version of the newest partition predicted them. It is judged by the upper end of its 95 %
     interval, so that a few unlucky rows ask for nothing.
 
-    :param drift: the monitor's verdict is "drifted".
-    :param min_roc_auc: the ROC AUC is below this.
-    :param performance_loss: the ROC AUC is below that of the model's evaluation by more than this: 0.02.
+    :param drift: the monitor's verdict is "drifted"; False leaves this rule out.
+    :param min_roc_auc: the ROC AUC is below this, a number between 0 and 1.
+    :param performance_loss: the ROC AUC is below that of the evaluation by which the version was promoted, by
+        more than this: 0.02.
     :param new_rows: since the model's training partitions, more rows than this share of its training rows
         have arrived: 0.2. Counted are the rows of the monitored feature rows (or ``count``) in partitions
         after the last training partition, up to the newest that was asked for; partitions must be times.

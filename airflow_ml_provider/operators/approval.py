@@ -27,9 +27,10 @@ APPROVE, REJECT = "Approve", "Reject"
 class Approval:
     """Who is asked before an alias moves, for how long, and what silence means.
 
-    :param users: ids of the Airflow users who may answer; anybody who may act on the DAG when empty.
+    :param users: ids of the Airflow users who may answer, as the auth manager has them; anybody who may act on
+        the DAG when empty.
     :param deadline: "30m", "2d", "1w" or a timedelta: how long an answer is waited for; for ever when None.
-    :param default: what happens when nobody has answered by the deadline.
+    :param default: what holds when nobody has answered by the deadline, ``"approve"`` or ``"reject"``.
     :param notifiers: Airflow notifiers (Slack, e-mail, ...) that are told when the question is asked.
     """
 
@@ -63,31 +64,50 @@ class Approval:
         """What silence means, for the page where people answer."""
         if self.waits is None:
             return "There is no deadline."
-        until = (datetime.now(UTC) + self.waits).strftime("%Y-%m-%d %H:%M UTC")
-        return f"Without an answer by {until} the default holds: **{self.default}**."
+        return f"Without an answer within {self.waits} of being asked, the default holds: **{self.default}**."
 
-    def ask(self, subject: str, body: str, context: Context, *, then: str) -> NoReturn:
+    def ask(self, subject: str, body: str, context: Context, *, asked: str, then: str) -> NoReturn:
         """Put a question to people, and park the task until it is answered.
 
+        :param asked: digest of what is asked.
         :param then: the operator's method that gets the answer as ``event``.
         """
         from airflow.sdk import Param
         from airflow.sdk.exceptions import TaskAwaitingInput
-        from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 
-        note = Param("", type="string", title="Why", description="Kept with the decision, in the ledger.")
-        upsert_hitl_detail(
-            ti_id=context["ti"].id,
+        note = Param(
+            None, type=["null", "string"], title="Why", description="Kept with the decision, in the ledger."
+        )
+        mark = f"Question {asked[:12]}"
+        shown = _show(
+            context["ti"].id,
             options=[APPROVE, REJECT],
             subject=subject,
-            body=f"{body}\n\n{self.terms()}",
+            body=f"{body}\n\n{self.terms()}\n\n{mark}",
             defaults=[APPROVE if self.default == "approve" else REJECT] if self.waits else None,
             params={"note": note.serialize()},
             assigned_users=[{"id": user, "name": user} for user in self.users],
         )
+        if mark not in shown:
+            raise ConfigError(
+                "Airflow keeps showing the question that this task asked before it was cleared, about another "
+                "verdict, so people would approve what they do not see",
+                kept="the alias stays where it is",
+                todo="start a new run of the DAG instead of clearing this one",
+            )
         for notifier in self.notifiers:
             notifier(context)
         raise TaskAwaitingInput(method_name=then, timeout=self.waits)
+
+
+def _show(ti_id: Any, **detail: Any) -> str:
+    """Have Airflow show a question; gives the text that it shows, which is an older one after a clear."""
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+
+    # As airflow.sdk.execution_time.hitl.upsert_hitl_detail does, which throws the answer away.
+    shown = task_runner.SUPERVISOR_COMMS.send(CreateHITLDetailPayload(ti_id=ti_id, **detail))
+    return str(getattr(shown, "body", "") or "")
 
 
 class Question(NamedTuple):

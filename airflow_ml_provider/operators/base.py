@@ -195,7 +195,7 @@ class StepOperator(BaseOperator):
         results.raise_unless_success(result)
         for warning in result.warnings:
             self.log.warning(warning)
-        self.announce(result, context)
+        events.announce(self, result, context)
         return {**result.manifest(), **({"place": self.place} if self.place else {})}
 
     def _launch_of(self, spec: StepSpec, uri: str) -> Launch:

@@ -22,25 +22,31 @@ if TYPE_CHECKING:
 class EvaluateOperator(StepOperator):
     """Compares a candidate with the champion on the same pinned rows and judges it by gates.
 
-    Its output carries the verdict for PromoteOperator. A retry and a clear reuse the verdict while
-    candidate, champion, rows and gates are the same.
+    Its output carries the verdict for PromoteOperator; a rejected candidate is an answer and no failure. A
+    retry and a clear reuse the verdict while candidate, champion, rows and gates are the same. With
+    ``predictions`` models in use are compared, on the scores that they published; it is skipped while no label
+    has matured, and when the candidate is the champion.
 
     :param candidate: a Model, ``"name@alias"``, ``"name/version"`` or a train step's ``.output``. (templated)
     :param table: feature rows with labels, which the candidate was not trained on. (templated)
-    :param predictions: instead of ``table``: what a predict step published with both models' scores (by
-        ``challengers=`` or ``split=``); they are compared on the rows whose label has matured. (templated)
+    :param predictions: instead of ``table``: what a predict step published with both models' scores. Rows that
+        both scored (``challengers=``) are compared in pairs, otherwise (``split=``) each model on its own rows;
+        only rows whose label has matured count. (templated)
     :param tables: with ``predictions``: the tables that the label function reads. (templated)
-    :param rows: with ``predictions``: the feature rows that were predicted, for their slices. (templated)
-    :param features: with ``predictions``: the FeatureSet with the label; by default the candidate's own.
-    :param known_at: with ``predictions``: labels that matured later do not count. (templated)
+    :param rows: with ``predictions``: the feature rows that were predicted, for columns to slice by that the
+        predictions do not have. (templated)
+    :param features: with ``predictions``: ``"package.module:NAME"`` of the FeatureSet with the label; the one
+        that the candidate was trained on by default.
+    :param known_at: with ``predictions``: labels that matured after this moment (ISO 8601) do not count; all
+        that have by now count when empty. (templated)
     :param partitions: which partitions to evaluate on; all of them when empty. (templated)
-    :param gates: conditions that the candidate must meet.
+    :param gates: conditions that the candidate must meet, all of them.
     :param slices: columns by whose groups the metrics are reported too, and ``"package.module:function"`` that
-        gives one text a row.
+        gives one text a row (not with ``predictions``). (templated)
     :param resamples: of the bootstrap behind the confidence intervals; more are drawn where a gate over many
         groups cannot be decided by so few.
     :param behaviour: a module of behavioural tests, ``"package.module"``; a test that fails rejects the
-        candidate.
+        candidate. Not with ``predictions``.
     """
 
     verb = "evaluate"

@@ -22,11 +22,19 @@ if TYPE_CHECKING:
     from airflow.sdk import Asset, BaseOperator, Context
 
     from airflow_ml_provider.contract.documents import StepResult
+    from airflow_ml_provider.operators.base import StepOperator
 
 # In a DAG run's conf: its tasks emit no asset events.
 MUTE = "mute_events"
 _PLAIN = (str, int, float, bool)
 _MOST_ITEMS = 10
+
+
+def announce(operator: StepOperator, result: StepResult, context: Context) -> None:
+    """What a step has to tell; nothing, not even of the DAG author's own outlets, in a run that is mute."""
+    operator.announce(result, context)
+    if is_muted(context):
+        operator.outlets = []
 
 
 def announce_table(operator: BaseOperator, result: StepResult, context: Context) -> None:

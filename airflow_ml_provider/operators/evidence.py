@@ -10,14 +10,15 @@ _MOST_CHANGES = 20
 _SPECIAL = str.maketrans({each: f"\\{each}" for each in "\\|`*_[]<>#"})
 
 
-def evidence(verdict: Mapping[str, Any], links: Mapping[str, str], alias: str) -> str:
+def evidence(verdict: Mapping[str, Any], links: Mapping[str, str], alias: str, effective: str = "") -> str:
     """What the verdict says of a candidate against the champion.
 
     :param verdict: the document of an evaluate step.
     :param links: of the evaluate step: name to URL.
+    :param effective: from when the candidate is to count, if not from when the alias moves.
     """
     sections = (
-        _opening(verdict, alias),
+        _opening(verdict, alias, effective),
         _rules(verdict),
         _metrics(verdict),
         _slices(verdict),
@@ -27,7 +28,7 @@ def evidence(verdict: Mapping[str, Any], links: Mapping[str, str], alias: str) -
     return "\n\n".join("\n".join(lines) for section in sections if (lines := list(section)))
 
 
-def _opening(verdict: Mapping[str, Any], alias: str) -> Iterator[str]:
+def _opening(verdict: Mapping[str, Any], alias: str, effective: str) -> Iterator[str]:
     champion = verdict.get("champion")
     against = f"version {champion['version']}, the champion" if champion else "no champion yet"
     model = verdict["model"]
@@ -36,6 +37,9 @@ def _opening(verdict: Mapping[str, Any], alias: str) -> Iterator[str]:
         f"with {against} on {verdict.get('rows', 0):,} rows of {_plain(verdict.get('table', '?'))}"
         f" ({_plain(verdict.get('partitions') or 'all')})."
     )
+    if effective.strip():
+        yield ""
+        yield f"**It is to count from {_plain(effective)} on**, in predictions as of a moment before today, too."
 
 
 def _rules(verdict: Mapping[str, Any]) -> Iterator[str]:
@@ -50,7 +54,8 @@ def _rules(verdict: Mapping[str, Any]) -> Iterator[str]:
         yield f"* {_mark(gate)} {_plain(gate['gate'])} - {_plain(gate.get('reason', ''))}"
     if behaviour:
         failed = [line for line in behaviour if not line.get("passed")]
-        yield f"* {'❌' if failed else '✅'} {len(behaviour) - len(failed)} of {len(behaviour)} behavioural tests"
+        passed = len(behaviour) - len(failed)
+        yield f"* {_mark({'passed': not failed})} {passed} of {len(behaviour)} behavioural tests"
 
 
 def _metrics(verdict: Mapping[str, Any]) -> Iterator[str]:
@@ -69,7 +74,11 @@ def _metrics(verdict: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _slices(verdict: Mapping[str, Any]) -> Iterator[str]:
-    compared = [each for each in verdict.get("slices") or () if (each.get("difference") or {}).get("value")]
+    compared = [
+        each
+        for each in verdict.get("slices") or ()
+        if (each.get("difference") or {}).get("value") is not None
+    ]
     if not compared:
         return
     worst: Sequence[Any] = sorted(compared, key=lambda each: float(each["difference"]["value"]))[
@@ -101,8 +110,8 @@ def _changes(verdict: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for change in changes[:_MOST_CHANGES]:
         yield f"| {_plain(change['what'])} | {_plain(change['champion'])} | {_plain(change['candidate'])} |"
-    if len(changes) > _MOST_CHANGES:
-        yield f"\n{len(changes) - _MOST_CHANGES} more are in the verdict."
+    if (more := len(changes) - _MOST_CHANGES + verdict.get("changes_left_out", 0)) > 0:
+        yield f"\n{more} more are in the report."
 
 
 def _links(links: Mapping[str, str]) -> Iterator[str]:
@@ -123,7 +132,7 @@ def _interval(estimate: Mapping[str, Any] | None, *, signed: bool = False) -> st
 
 
 def _mark(line: Mapping[str, Any]) -> str:
-    return "✅" if line.get("passed") else "❌"
+    return "passed:" if line.get("passed") else "**FAILED:**"
 
 
 def _plain(text: Any) -> str:

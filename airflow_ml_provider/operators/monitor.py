@@ -47,8 +47,8 @@ class MonitorOperator(StepOperator):
     :param min_roc_auc: below this ROC AUC on matured labels the verdict is "drifted".
     :param minimum_rows: with fewer rows there is no verdict.
     :param revisit: "14d": earlier partitions up to this long before the newest asked for are judged again when
-        more of their labels have matured since the last look.
-    :param retrain: when to ask for a retraining of ``model``.
+        more of their labels have matured since the last look; needs ``publish`` and ``tables``.
+    :param retrain: a Retrain: when to ask for a retraining of ``model``.
     """
 
     verb = "monitor"

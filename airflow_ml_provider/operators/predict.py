@@ -36,11 +36,12 @@ class PredictOperator(StepOperator):
     :param batch_rows: how many rows are in memory at a time.
     :param suite: a Great Expectations suite that predictions must pass before anybody sees them. (templated)
     :param challengers: models that score the same rows in the same pass, into the column ``shadow``; one that
-        is not there or fails is left out with a warning. (templated)
+        does not exist or fails is left out with a warning. (templated)
     :param split: aliases or versions of the model to the share of keys that each scores, adding up to 1:
         ``{"champion": 0.9, "challenger": 0.1}``. The same key always goes to the same variant.
     :param salt: another salt is another assignment of the keys: one for each experiment. (templated)
-    :param explain: how many features' contributions to its score are kept with each row; 0 keeps none.
+    :param explain: how many features' contributions to its score, in log-odds, are kept with each row in the
+        column ``contributions``, the largest by size; 0 keeps none.
     """
 
     verb = "predict"

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class PromoteOperator(StepOperator):
     """Moves an alias, ``champion``, to the evaluated version, if the verdict allows it.
 
-    Writes who promoted it, when, why, and what it replaced. Promoting the champion again changes nothing,
-    so a retry and a clear are harmless.
+    The model's ledger keeps who promoted it, when, why, by which verdict, and what it replaced. Promoting the
+    champion again changes nothing, so a retry and a clear are harmless. A verdict against a champion that was
+    replaced since, or whose promotion was rolled back, is refused.
 
     :param verdict: an evaluate step's ``.output``. (templated)
     :param alias: the alias that moves. (templated)
@@ -38,9 +39,9 @@ class PromoteOperator(StepOperator):
     :param effective: from which moment on the version counts as champion (``Champion(as_of=...)``), as a date
         or a time in UTC: not in the future, and not before what it was trained on was known. From when the
         alias moves, when empty. (templated)
-    :param approval: asks people first, showing them the evidence; the task waits without holding a slot. An
-        approval stands over retries and clears while the verdict is the same; a rejection is no failure, and
-        is asked about again when the task is cleared.
+    :param approval: an Approval: asks people first, showing them the verdict; the task waits without holding a
+        slot. An approval stands over retries and clears while the verdict is the same; a rejection is no
+        failure, and is asked about again when the task is cleared.
     :param model: the registered model, to have its asset where ``verdict`` does not come from an evaluate
         step of the same DAG.
     """
@@ -115,8 +116,9 @@ class PromoteOperator(StepOperator):
         return dict(found)
 
     def _question(self, context: Context) -> Question:
-        asked = document_digest({"verdict": self._document(), "alias": self.alias})
-        return Question(runs.step_key_of(context), asked, int(getattr(context["ti"], "max_tries", 0) or 0))
+        further = {"effective": str(self.effective)} if self.effective else {}
+        asked = document_digest({"verdict": self._document(), "alias": self.alias, **further})
+        return Question(runs.step_key_of(context), asked, runs.clearing_of(context))
 
     def _ask(self, approval: Approval, context: Context) -> NoReturn:
         verdict, given = self._document(), self.verdict
@@ -124,7 +126,8 @@ class PromoteOperator(StepOperator):
         model = verdict["model"]
         subject = f"Let {model['name']} version {model['version']} become {self.alias}?"
         self.log.info("waiting for an approval; it is asked for on the tab Required Actions")
-        approval.ask(subject, evidence(verdict, links, self.alias), context, then="answered")
+        shown = evidence(verdict, links, self.alias, str(self.effective))
+        approval.ask(subject, shown, context, asked=self._question(context).asked, then="answered")
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An event, if the alias moved."""

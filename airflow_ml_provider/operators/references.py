@@ -10,7 +10,7 @@ from typing import Any
 from airflow.sdk import XComArg
 
 from airflow_ml_provider.contract.errors import ConfigError
-from airflow_ml_provider.contract.models import Model, as_model
+from airflow_ml_provider.contract.models import Champion, Model, as_model
 from airflow_ml_provider.contract.tables import Table, as_table
 
 
@@ -27,6 +27,8 @@ def known_model(value: Any) -> Model | None:
     if isinstance(value, XComArg):
         step = _step_behind(value)
         return known_model(getattr(step, "model", None) or getattr(step, "candidate", None))
+    if isinstance(value, Champion):
+        return None if value.as_of else as_model(value)
     return as_model(value) if _is_plain(value, Model) else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_ml_provider.assets import model_asset
 from airflow_ml_provider.contract.arguments import RollbackArguments
@@ -36,7 +36,8 @@ class RollbackOperator(StepOperator):
         rolling back again goes further back. (templated)
     :param effective: from which moment on that version counts as champion, as a date or a time in UTC; from
         when the alias moves, when empty. (templated)
-    :param predictions: tables of predictions. (templated)
+    :param predictions: tables of predictions in which to look for what the version left behind has predicted.
+        (templated)
     """
 
     verb = "rollback"
@@ -77,12 +78,11 @@ class RollbackOperator(StepOperator):
             )
         given = self.predictions
         tables = [given] if isinstance(given, (str, Table, Mapping)) else given
-        now = pins.existing_model(Model(model.name, model.alias))
         return RollbackArguments(
             model=Model(model.name, model.alias),
             reason=str(self.reason),
             to=_version(self.to, pins.wanted_by),
-            leaves=now.version if now else None,
+            leaves=self._leaves(pins, Model(model.name, model.alias), context),
             effective=str(self.effective),
             predictions=tuple(as_table(table, wanted_by=pins.wanted_by) for table in tables),
             rolled_back_by=runs.triggered_by(context),
@@ -94,6 +94,20 @@ class RollbackOperator(StepOperator):
         announce_model(
             self, result, context, moved=bool(verdict.get("moved")), alias=str(verdict.get("alias"))
         )
+
+    def _leaves(self, pins: Pins, model: Model, context: Context) -> int | None:
+        """The version that was champion at the first try.
+
+        A retry that looked anew would take one more step back where somebody else has rolled back meanwhile.
+        """
+        path = f"runs/{runs.step_key_of(context)}/leaves.json"
+        asked = {"alias": str(model), "clearing": runs.clearing_of(context)}
+        kept = pins.store.read_json(path)
+        if kept and {name: kept.get(name) for name in asked} == asked:
+            return cast("int | None", kept["version"])
+        now = pins.existing_model(model)
+        pins.store.write_json(path, {**asked, "version": now.version if now else None})
+        return now.version if now else None
 
 
 def _version(given: Any, wanted_by: str) -> int | None:

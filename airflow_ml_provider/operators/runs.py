@@ -95,6 +95,11 @@ def bundle_of(context: Context) -> str | None:
     return str(path) if path else None
 
 
+def clearing_of(context: Context) -> int:
+    """A number that is another one after the task was cleared, and the same over its retries."""
+    return int(getattr(context["ti"], "max_tries", 0) or 0)
+
+
 def was_tried_before(context: Context) -> bool:
     """Whether an earlier try, or the task before it was cleared, may have done part of the work."""
     return int(getattr(context["ti"], "try_number", 1) or 1) > 1

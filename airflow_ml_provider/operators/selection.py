@@ -78,7 +78,7 @@ def select_split(pins: Pins, value: Any, split: Mapping[Any, Any]) -> Selection:
 def select_challengers(pins: Pins, values: Any) -> tuple[Model, ...]:
     """The models that score along, pinned; one whose alias names nothing is left as it is, for the step to
     say so."""
-    several: Sequence[Any] = [values] if isinstance(values, (str, Model, Mapping)) else values
+    several: Sequence[Any] = [values] if isinstance(values, (str, Model, Champion, Mapping)) else values
     found = []
     for value in several:
         model = as_model(value, wanted_by=pins.wanted_by)

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml_provider.contract.errors import MLError
+from airflow_ml_provider.contract.brief import shortened
+from airflow_ml_provider.contract.errors import MLError, TransientError
 from airflow_ml_provider.steps.origin import FINGERPRINT
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 # Parts of a training's fingerprint that say nothing to people, or that other lines say better.
 _NOT_SHOWN = {"verb", "protocol", "code", "model", "trusted_types"}
-_LONGEST = 80
+_LONGEST = 160
 
 
 def changes(step: StepContext, champion: Registered, candidate: Registered) -> list[dict[str, str]]:
@@ -39,6 +40,9 @@ def _made_of(step: StepContext, version: Registered) -> dict[str, Any] | None:
         uri = f"runs:/{version.run_id}/{FINGERPRINT}"
         path = step.tracker.download(uri, step.scratch / f"made-of-{version.version}")
         document: dict[str, Any] = json.loads(path.read_text())
+    except TransientError:
+        # Unknown is not gone: the same verdict would be told otherwise the next time.
+        raise
     except (MLError, OSError, ValueError) as error:
         step.log.warning("what %s was made of cannot be read any more: %s", version, error)
         return None
@@ -87,4 +91,4 @@ def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
     if len(text) in (40, 64) and all(each in "0123456789abcdef" for each in text):
         return text[:12]
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return shortened(text, _LONGEST)

@@ -43,8 +43,6 @@ CHAMPION = "champion"
 
 def run(step: StepContext, arguments: EvaluateArguments) -> Outcome:
     """Compare, judge, and show it."""
-    if not arguments.gates and not arguments.behaviour:
-        step.warn("no gate was given, so any candidate passes")
     if arguments.predictions is not None:
         return live_evaluation.run(step, arguments)
     if arguments.table is None:
@@ -54,6 +52,8 @@ def run(step: StepContext, arguments: EvaluateArguments) -> Outcome:
         )
     rows = LabelledRows(step, step.read(arguments.table), arguments.partitions, purpose="evaluate on")
     contestants = _contestants(step, arguments, rows)
+    if not arguments.gates and not arguments.behaviour:
+        step.warn("no gate was given, so any candidate passes")
     if contestants.incomparable:
         step.warn(contestants.incomparable)
     with step.tracker.run(f"evaluate {contestants.candidate}") as tracked, models.repeatable_arithmetic():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_ml_provider.contract.brief import shortened
 from airflow_ml_provider.steps import evaluation_report, origin
 from airflow_ml_provider.steps.changes import changes
 from airflow_ml_provider.steps.context import Outcome, StepContext
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.tables import PinnedTable
     from airflow_ml_provider.steps.tracking import TrackedRun
     from airflow_ml_provider.steps.versions import Registered
+
+# The verdict and the summary travel through Airflow; the report has all.
+_LISTED_CHANGES, _LONGEST_SUMMARY = 40, 1_500
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,12 @@ def conclude(
         lines=found.lines,
         guardrails=found.guardrails,
     )
-    verdict |= {"changes": changes(step, champion, candidate) if champion else [], **found.further}
+    changed = changes(step, champion, candidate) if champion else []
+    verdict |= {
+        "changes": changed[:_LISTED_CHANGES],
+        "changes_left_out": max(0, len(changed) - _LISTED_CHANGES),
+        **found.further,
+    }
     versus = f"champion {champion.version}" if champion else "no champion"
     page = evaluation_report.render(
         evaluation_report.Evaluation(
@@ -103,7 +112,7 @@ def conclude(
             judgements=judgements,
             importance=found.importance,
             lines=found.lines,
-            changes=verdict["changes"],
+            changes=changed,
             extra_sections=found.sections,
         )
     )
@@ -119,7 +128,7 @@ def conclude(
             "champion": str(champion) if champion else "none yet",
             "rows": verdict["rows"],
             "roc_auc": evaluation_report.interval(overall.candidate["roc_auc"]),
-            **({"failed gates": "; ".join(failed)} if failed else {}),
+            **({"failed gates": shortened("; ".join(failed), _LONGEST_SUMMARY)} if failed else {}),
         },
         links={
             "Report": step.tracker.run_url(tracked, "report.html"),

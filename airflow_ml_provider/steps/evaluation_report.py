@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from airflow_ml_provider.contract.brief import shortened
 from airflow_ml_provider.contract.gates import METRICS
 from airflow_ml_provider.steps.figures import BLUE, GREY, MUTED, ORANGE, drawing
 from airflow_ml_provider.steps.metrics import CALIBRATION_BINS, Comparison, Estimate
 from airflow_ml_provider.steps.reports import Report
 from airflow_ml_provider.steps.rule_tables import outcome_badge, rule_tables
+from airflow_ml_provider.steps.rules import LONGEST_VALUE
 from airflow_ml_provider.steps.verdict import failures
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _MOST_GROUPS = 40
 _MOST_FEATURES = 25
 _CURVE_POINTS = 400
+# Longer names leave no room for what is drawn.
+_LABEL = 40
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def _slices(report: Report, column: str, groups: Sequence[Group]) -> None:
         found = group.comparison
         difference = [interval((found.differences or found.candidate)["roc_auc"])] if both else []
         ranked, calibrated = (interval(found.candidate[name]) for name in ("roc_auc", "calibration_error"))
-        value = "(missing)" if group.value is None else group.value
+        value = "(missing)" if group.value is None else shortened(group.value, LONGEST_VALUE)
         lines.append([value, found.rows, found.positives, ranked, *difference, calibrated])
     left_out = len(groups) - len(shown)
     report.table(headers, lines, f"{left_out} smaller groups are not shown" if left_out else "")
@@ -180,7 +184,9 @@ def _slices(report: Report, column: str, groups: Sequence[Group]) -> None:
             ends = [end for end in (auc.low, auc.high) if end is not None]
             axes.plot(ends, [place] * len(ends), color=BLUE, linewidth=3, alpha=0.4)
             axes.plot(auc.value or 0.0, place, color=BLUE, marker="o", markersize=5)
-        axes.set_yticks(range(len(drawn)), [group.value or "(missing)" for group in drawn[::-1]])
+        axes.set_yticks(
+            range(len(drawn)), [shortened(group.value or "(missing)", _LABEL) for group in drawn[::-1]]
+        )
         axes.set(xlabel="ROC AUC of the candidate", ylim=(-0.6, len(drawn) - 0.4))
         axes.grid(visible=False, axis="y")
     report.figure(figure, f"ROC AUC by {column}, with 95 % intervals")

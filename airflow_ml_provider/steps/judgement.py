@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from airflow_ml_provider.contract.brief import shortened
 from airflow_ml_provider.contract.gates import GUARDRAILS, HIGHER_IS_BETTER, Gate
 from airflow_ml_provider.steps import rules, significance
 from airflow_ml_provider.steps.metrics import Comparison
-from airflow_ml_provider.steps.rules import Rule
+from airflow_ml_provider.steps.rules import LONGEST_VALUE, Rule
 from airflow_ml_provider.steps.significance import TOLERANCE
 
-# So many rules of a gate stand in the verdict, which travels through Airflow: those that failed come first.
-_LISTED_RULES = 40
+# So many rules stand in the verdict, which travels through Airflow: those that failed come first.
+LISTED_RULES = 40
 
 # So many failed groups are told in a sentence; the rules have them all.
 _TOLD_GROUPS = 3
@@ -33,7 +34,7 @@ class Group:
     @property
     def label(self) -> str:
         """For people."""
-        return f"{self.column}={'(missing)' if self.value is None else self.value}"
+        return f"{self.column}={'(missing)' if self.value is None else shortened(self.value, LONGEST_VALUE)}"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Judgement:
     reason: str
     rules: Sequence[Rule] = ()
 
-    def document(self) -> dict[str, Any]:
-        """As it stands in a verdict."""
-        listed = sorted(self.rules, key=lambda rule: rule.passed)[:_LISTED_RULES]
+    def document(self, most: int = LISTED_RULES) -> dict[str, Any]:
+        """As it stands in a verdict, with at most so many rules."""
+        listed = sorted(self.rules, key=lambda rule: rule.passed)[:most]
         return {
             "gate": str(self.gate),
             "passed": self.passed,

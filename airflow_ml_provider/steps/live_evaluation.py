@@ -48,7 +48,7 @@ def run(step: StepContext, arguments: EvaluateArguments) -> Outcome:
                     "paired": rows.paired,
                     "predicted": dict(rows.predicted),
                     "matured": dict(rows.matured),
-                    "known_at": arguments.known_at,
+                    "known_at": rows.known_at,
                 }
             },
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airflow_ml_provider.contract.errors import ConfigError, DataError, did_you_mean
-from airflow_ml_provider.steps import feature_definition, tables
+from airflow_ml_provider.steps import feature_definition, maturity, tables
 from airflow_ml_provider.steps.monitor_labels import matured_labels
 from airflow_ml_provider.steps.shadow import SHADOW
 
@@ -41,6 +41,7 @@ class LiveRows:
     :param paired: whether every row has every model's score.
     :param predicted: rows with these models' scores, by model; the same number for all when paired.
     :param matured: of these, rows whose label is known, by model.
+    :param known_at: by when labels had to be known; empty where those that are there are all that count.
     """
 
     frame: pl.DataFrame
@@ -49,6 +50,7 @@ class LiveRows:
     paired: bool
     predicted: Mapping[str, int]
     matured: Mapping[str, int]
+    known_at: str = ""
 
     def of(self, model: str) -> tuple[pl.DataFrame, NDArray[np.float64]]:
         """The rows that a model scored, and its scores of them."""
@@ -93,6 +95,8 @@ def live_rows(
     )
     scored, paired = _comparable(scored, columns, table, partitions)
     feature_set = feature_definition.load(step, features)
+    if feature_set.label and (until := maturity.latest(feature_set.label, known_at)) and not known_at:
+        known_at = f"{until.isoformat()}Z"
     by = [table.partition_by] if table.partition_by else []
     key = list(feature_set.key)
     scored = _with_slices(step, scored, table, rows, partitions, key, slices)
@@ -110,6 +114,7 @@ def live_rows(
         paired,
         {name: found[column].count() for name, column in columns.items()},
         {name: known[column].count() for name, column in columns.items()},
+        known_at,
     )
 
 

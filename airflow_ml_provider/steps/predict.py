@@ -89,14 +89,6 @@ def _outcome(
     partitions: Partitions | None,
 ) -> Outcome:
     rows = step.read(arguments.publish.at(published.version)).lazy(partitions)
-    expected = {
-        str(each): each
-        for part in parts
-        for each in challengers.beside([scorer.registered for scorer in part.scorers])
-    }
-    if expected:
-        challengers.check_published(rows, expected.values())
-    shadows = [each for name, each in expected.items() if name not in challengers.left_out]
     by = ["variant"] if arguments.split else ["model_name", "model_version"]
     facts = rows.group_by(by).agg(rows=pl.len(), mean_score=pl.mean("score"))
     counted = {
@@ -106,6 +98,16 @@ def _outcome(
         }
         for row in facts.sort(by).collect(engine="streaming").iter_rows(named=True)
     }
+    # A version whose partitions have no rows has no challenger beside it.
+    expected = {
+        str(each): each
+        for part in parts
+        if any((one.variant or str(one.registered)) in counted for one in part.scorers)
+        for each in challengers.beside([scorer.registered for scorer in part.scorers])
+    }
+    if expected:
+        challengers.check_published(rows, expected.values())
+    shadows = [each for name, each in expected.items() if name not in challengers.left_out]
     verdict = {
         **(step.audit_verdict or {}),
         **scorers.verdict_of(parts, arguments, counted),

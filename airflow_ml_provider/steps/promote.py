@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from airflow_ml_provider.contract.arguments import PromoteArguments
+from airflow_ml_provider.contract.brief import shortened
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.identity import document_digest
 from airflow_ml_provider.contract.models import Model
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # The alias that an evaluation compares with, whichever is promoted to.
 CHAMPION = "champion"
+_LONGEST_REASON = 1_500
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ class Verdict(msgspec.Struct, frozen=True):
         """Why the candidate was rejected."""
         failed = [f"{gate.gate} ({gate.reason})" for gate in self.gates if not gate.passed]
         failed += [f"{line.text} ({line.message})" for line in self.behaviour if not line.passed]
-        return "; ".join(failed)
+        return shortened("; ".join(failed), _LONGEST_REASON)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Verdict:

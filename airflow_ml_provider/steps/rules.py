@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from airflow_ml_provider.contract.brief import shortened
 from airflow_ml_provider.contract.gates import HIGHER_IS_BETTER, Gate
 from airflow_ml_provider.steps import significance
 from airflow_ml_provider.steps.metrics import Comparison, rounded
 from airflow_ml_provider.steps.significance import TOLERANCE
+
+# A group's value is text from the data.
+LONGEST_VALUE = 100
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Rule:
 
     def document(self) -> dict[str, Any]:
         """As it stands in a verdict."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reason"}
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reason"}
+        return {**found, "value": None if self.value is None else shortened(self.value, LONGEST_VALUE)}
 
 
 def absolute(gate: Gate, comparison: Comparison) -> list[Rule]:
@@ -94,8 +99,8 @@ def decided(rule: Rule, gate: Gate) -> Rule:
     margin = gate.margin
     if gate.comparison == "worse_by_at_most":
         passed = _shown(rule, gate, worst >= -margin - TOLERANCE)
-        words = f"worse by at most {max(-worst, 0.0):.4f}" if passed else (
-            f"may be worse by {max(-worst, 0.0):.4f}, more than {margin:g}"
+        words = f"worse by at most {max(0.0, -worst):.4f}" if passed else (
+            f"may be worse by {max(0.0, -worst):.4f}, more than {margin:g}"
             if worst < -margin - TOLERANCE else f"not shown to be worse by at most {margin:g}"
         )  # fmt: skip
     elif gate.comparison == "better_by_at_least":

@@ -15,6 +15,9 @@ import msgspec
 import numpy as np
 
 from airflow_ml_provider import __version__
+from airflow_ml_provider.contract.brief import shortened
+from airflow_ml_provider.steps.judgement import LISTED_RULES
+from airflow_ml_provider.steps.rules import LONGEST_VALUE
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.arguments import EvaluateArguments
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 # So many groups are listed in the verdict, which travels through Airflow; the report has more.
 _LISTED_GROUPS = 40
+# So many behavioural tests that failed say all that they have to.
+_FULL_MESSAGES, _LONGEST_TEXT = 8, 120
 
 
 def decide(judgements: Sequence[Judgement], lines: Sequence[Line]) -> str:
@@ -53,6 +58,7 @@ def verdict_of(
     :param lines: the outcomes of the behavioural tests.
     """
     overall = measured.overall
+    rules = max(1, LISTED_RULES // max(1, len(judgements)))
     return {
         "decision": decide(judgements, lines),
         "model": candidate.document(),
@@ -63,9 +69,10 @@ def verdict_of(
         "champion_metrics": documents(overall.champion),
         "differences": documents(overall.differences),
         "gates": [
-            {**judgement.document(), "terms": msgspec.to_builtins(judgement.gate)} for judgement in judgements
+            {**judgement.document(rules), "terms": msgspec.to_builtins(judgement.gate)}
+            for judgement in judgements
         ],
-        "behaviour": [line.document() for line in lines],
+        "behaviour": _tests(lines),
         "measured": dict(guardrails or {}),
         "slices": [_slice(group) for group in _listed(measured.groups)],
         "seed": seed,
@@ -98,6 +105,21 @@ def failures(judgements: Sequence[Judgement], lines: Sequence[Line]) -> list[str
     return gates + [f"{line.text}: {line.message}" for line in lines if not line.passed]
 
 
+def _tests(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The outcomes of behavioural tests; the first failures say all, the others their beginning."""
+    failed = [line for line in lines if not line.passed]
+    return [
+        {
+            **line.document(),
+            "text": shortened(line.text, _LONGEST_TEXT),
+            "message": line.message
+            if line in failed[:_FULL_MESSAGES]
+            else shortened(line.message, _LONGEST_TEXT),
+        }
+        for line in lines
+    ]
+
+
 def _listed(groups: Mapping[str, Sequence[Group]]) -> list[Group]:
     share = _LISTED_GROUPS // max(1, len(groups))
     return [group for of_column in groups.values() for group in of_column[:share]]
@@ -107,7 +129,7 @@ def _slice(group: Group) -> dict[str, Any]:
     found = group.comparison
     return {
         "column": group.column,
-        "value": group.value,
+        "value": None if group.value is None else shortened(group.value, LONGEST_VALUE),
         "rows": found.rows,
         "positives": found.positives,
         "roc_auc": found.candidate["roc_auc"].document(),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_ml_provider.contract.brief import shortened
 from airflow_ml_provider.contract.documents import ModelVersion
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.models import Model
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.models import SavedModel, ScoringModel
 
 FOLDER = "model"
+# What MLflow's servers take, also older ones; the ledger has the whole.
+_LONGEST_TAG = 5_000
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def tag(step: StepContext, registered: Registered, tags: Mapping[str, str]) -> N
     with step.tracker.speaking(f"tag {registered}"):
         for name, value in tags.items():
             step.tracker.client.set_model_version_tag(
-                registered.name, str(registered.version), TAG + name, value
+                registered.name, str(registered.version), TAG + name, shortened(value, _LONGEST_TAG)
             )
 
 

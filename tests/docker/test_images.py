@@ -103,6 +103,7 @@ def test_what_is_copied_exists_and_is_sent_to_the_engine(image: str) -> None:
             assert name.split("/")[0] not in ignored
 
 
+@pytest.mark.slow
 def test_the_proof_at_the_end_of_the_airflow_image_holds_here() -> None:
     (proof,) = re.findall(r'python -c "([^"]*)"', dockerfile("airflow"))
     assert subprocess.run([sys.executable, "-c", proof], cwd=REPOSITORY, capture_output=True).returncode == 0
@@ -146,6 +147,7 @@ def test_a_folder_outside_the_build_context_is_refused(tmp_path: Path) -> None:
     assert "no folder nowhere" in done.stderr
 
 
+@pytest.mark.slow
 def test_airflow_parses_dags_and_imports_operators_without_the_libraries_of_the_data_plane() -> None:
     """What docker/airflow.Dockerfile leaves out is never missed by the control plane."""
     lock = (DOCKER / "steps-requirements.lock").read_text()

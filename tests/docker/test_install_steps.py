@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+# Installs a whole image's worth of packages, and compiles them.
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 USER = "50000"
 # Measured: 1,060 MB, of which 130 MB are bytecode. The largest: polars 170, pyarrow 150, deltalake 130.

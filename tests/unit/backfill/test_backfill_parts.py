@@ -143,6 +143,15 @@ def test_what_a_partition_was_made_from_is_read_from_its_result() -> None:
     assert "partitions" not in made.settings
 
 
+def test_whether_a_run_may_ask_for_a_retraining_says_nothing_about_what_it_found() -> None:
+    def settings(retrain: dict[str, Any] | None) -> dict[str, Any]:
+        parts = {"verb": "monitor", "partitions": "2013-06-01", "max_psi": 0.25, "retrain": retrain}
+        result = StepResult("monitor", "k", "f", "success", parts=parts)
+        return made_by(Seen("monitor", "r", "", result, ("2013-06-01",)), "2013-06-01").settings
+
+    assert settings({"drift": True}) == settings(None)
+
+
 def models_of(day: str, **parts: Any) -> list[Followed]:
     return list(followed("predict", parts, day))
 
@@ -191,7 +200,12 @@ def test_every_verbs_entry_points_are_looked_for_where_its_operator_has_them() -
         "validate": {"suite": "a:b"},
         "features": {"features": "a:b", "suite": "c:d"},
         "train": {"function": "a:b"},
-        "evaluate": {"slices": ["origin", "a:b"], "gates": [{"slice_by": "c:d"}, {}], "behaviour": "e"},
+        "evaluate": {
+            "slices": ["origin", "a:b"],
+            "gates": [{"slice_by": "c:d"}, {}],
+            "features": "f:g",
+            "behaviour": "e",
+        },
         "predict": {"suite": "a:b"},
         "monitor": {"features": "a:b"},
         "fleet": {"function": "a:b"},

@@ -232,3 +232,19 @@ def test_nothing_is_started_unless_somebody_confirms_it(
     assert main(["backfill", "run", "d", *days, "--dry-run"]) == 0
     assert capsys.readouterr().out.count('"mute_events": true') == len(DAYS)
     assert airflow.posts == []
+
+
+def test_a_report_that_cannot_be_written_is_said_and_hides_no_outcome(
+    airflow: SmallAirflow, backfill: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "a file").touch()
+    code, said = backfill("run", "--report", str(tmp_path / "a file" / "report.md"))
+    assert code == 64
+    assert "report.md cannot be written" in said
+    assert "everything came out as planned" in said
+    assert "Traceback" not in said
+
+
+def test_an_empty_patience_is_the_usual_one(airflow: SmallAirflow, tmp_path: Path) -> None:
+    days = ("--from", DAYS[0], "--to", DAYS[-1], "--url", airflow.url, "--store", str(tmp_path))
+    assert main(["backfill", "plan", "d", *days, "--patience", ""]) == 0

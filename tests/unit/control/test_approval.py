@@ -40,13 +40,15 @@ VERDICT = {
 
 
 class Supervisor:
-    """The worker's end of what tasks say to Airflow."""
+    """The worker's end of what tasks say to Airflow, which keeps the first question of a task instance."""
 
     def __init__(self) -> None:
         self.said: list[Any] = []
+        self.kept: Any = None
 
-    def send(self, msg: Any) -> None:
+    def send(self, msg: Any) -> Any:
         self.said.append(msg)
+        return self.kept or msg
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_the_evidence_itself_is_shown() -> None:
         "| roc\\_auc | 0.7771 [0.7710, 0.7840] | 0.7700 [0.7640, 0.7760] | +0.0071 [+0.0030, +0.0110] |"
         in shown
     )
-    assert "✅ roc\\_auc \\>= 0.7" in shown
+    assert "passed: roc\\_auc \\>= 0.7" in shown
     assert "params rounds | 100 | 200" in shown
     assert "[Report](https://mlflow/report)" in shown
     assert "javascript" not in shown
@@ -168,6 +170,20 @@ def test_another_verdict_needs_another_approval(promote: Any, supervisor: Superv
     assert len(supervisor.said) == 2
 
 
+def test_people_never_approve_a_verdict_that_they_do_not_see(promote: Any, supervisor: Supervisor) -> None:
+    asked(promote(approval=Approval())[0])
+    # After a clear Airflow shows what it was given first.
+    supervisor.kept = supervisor.said[0]
+    asked(promote(approval=Approval())[0])
+    task, compute = promote(approval=Approval(), verdict={**VERDICT, "rows": 5})
+    context = context_of(task)
+    context["ti"].id = uuid.uuid4()
+    with pytest.raises(ConfigError, match="about another verdict") as failed:
+        run_task(task, context)
+    assert "start a new run" in failed.value.todo
+    assert not compute.launches
+
+
 def test_silence_means_what_was_said_it_would(promote: Any, supervisor: Supervisor) -> None:
     task, compute = promote(approval=Approval(deadline=timedelta(hours=1), default="approve"))
     context, _ = asked(task)
@@ -220,3 +236,22 @@ def test_an_approval_that_cannot_be_is_told_when_the_dag_is_written(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         Approval(**fields)
+
+
+def test_an_approval_of_a_promotion_from_now_on_is_none_for_one_into_the_past(
+    promote: Any, supervisor: Supervisor
+) -> None:
+    task, _ = promote(approval=Approval())
+    context, _ = asked(task)
+    context["task"].answered(context, answer("Approve"))
+    assert "count from" not in supervisor.said[0].body
+    into_the_past, _ = promote(approval=Approval(), effective="2013-05-01")
+    asked(into_the_past)
+    assert "**It is to count from 2013-05-01 on**" in supervisor.said[1].body
+
+
+def test_a_slice_without_any_difference_is_shown_among_those_that_gain_least() -> None:
+    same = {**VERDICT["slices"][0], "value": "UA", "difference": {"value": 0.0, "low": 0.0, "high": 0.0}}  # type: ignore[index,dict-item]
+    gains = {**same, "value": "AA", "difference": {"value": 0.01, "low": 0.0, "high": 0.0}}
+    shown = evidence({**VERDICT, "slices": [gains, same]}, {}, "champion")
+    assert shown.index("carrier = UA") < shown.index("carrier = AA")

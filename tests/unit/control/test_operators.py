@@ -13,7 +13,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowSkipException
 from control_plane import FakeCompute, Wire, context_of, run_task
 
-from airflow_ml_provider import Column, Gate, Model, Schema, Table
+from airflow_ml_provider import Champion, Column, Gate, Model, Schema, Table
 from airflow_ml_provider.compute import Exit
 from airflow_ml_provider.contract.errors import (
     ConfigError,
@@ -399,6 +399,23 @@ def test_predict_pins_the_version_that_the_alias_names(
     wire.alias(13)
     run_task(task)
     assert len(compute.launches) == 2
+
+
+def test_one_challenger_may_be_given_as_a_champion_of_now(
+    deployment: Store, wire: Wire, mlflow_connection: Connect, compute: FakeCompute
+) -> None:
+    publish(deployment, "rows", 0)
+    mlflow_connection(wire.url)
+    wire.alias(12)
+    with DAG("a_dag"):
+        task = PredictOperator(
+            task_id="predict", model="flight_delays/3", table="rows", publish="scores", compute=compute,
+            challengers=Champion("flight_delays", alias="contender"),
+        )  # fmt: skip
+    run_task(task)
+    assert compute.spec().arguments["challengers"] == [
+        {"name": "flight_delays", "alias": "contender", "version": 12}
+    ]
 
 
 def test_predict_without_a_champion_says_so(

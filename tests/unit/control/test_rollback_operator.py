@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset
 from control_plane import FakeCompute, Wire, context_of, events_of, run_task
 
-from airflow_ml_provider import Model, Table
-from airflow_ml_provider.contract.errors import ConfigError
+from airflow_ml_provider import Champion, Model, Table
+from airflow_ml_provider.contract.documents import Failure
+from airflow_ml_provider.contract.errors import ConfigError, TransientError
 from airflow_ml_provider.operators import PredictOperator, PromoteOperator, RollbackOperator
 
 Connect = Callable[..., None]
@@ -23,7 +24,7 @@ ENDED: dict[str, Any] = {
 
 @pytest.fixture
 def compute() -> FakeCompute:
-    return FakeCompute(ends_with=ENDED)
+    return FakeCompute(ends_with=dict(ENDED))
 
 
 @pytest.fixture
@@ -121,3 +122,44 @@ def test_a_promotion_is_told_from_when_it_counts(
         )
     run_task(task, params={"since": "2013-06-01"})
     assert compute.spec().arguments["effective"] == "2013-06-01"
+
+
+def test_a_retry_takes_no_further_step_back_than_its_first_try_would_have(
+    rollback: Callable[..., RollbackOperator], compute: FakeCompute, wire: Wire
+) -> None:
+    assert compute.ends_with is not None
+    compute.ends_with.update(status="failed", failure=Failure("transient", "", "MLflow did not answer"))
+    task = rollback()
+    for try_number, champion, max_tries in ((1, 3, 1), (2, 2, 1)):
+        wire.alias(champion)
+        context = context_of(task, try_number=try_number)
+        context["ti"].max_tries = max_tries
+        with pytest.raises(TransientError):
+            run_task(task, context)
+        assert compute.spec().arguments["leaves"] == 3, "somebody else has rolled back before the second try"
+    cleared = context_of(task, try_number=3)
+    cleared["ti"].max_tries = 3
+    with pytest.raises(TransientError):
+        run_task(task, cleared)
+    assert compute.spec().arguments["leaves"] == 2, "a clear asks anew"
+
+
+def test_a_champion_that_is_named_as_now_is_told_of_like_any_model(
+    rollback: Callable[..., RollbackOperator],
+) -> None:
+    task = rollback(model=Champion("flight_delays"))
+    assert [asset.name for asset in task.outlets] == ["model:flight_delays@champion"]
+    context = context_of(task)
+    run_task(task, context)
+    assert list(events_of(context)) == ["model:flight_delays@champion"]
+
+
+def test_a_mute_run_emits_no_event_of_the_authors_own_outlets_either(
+    rollback: Callable[..., RollbackOperator],
+) -> None:
+    task = rollback(outlets=[Asset("somebody_else")])
+    for mute, told in ((False, {"somebody_else", "model:flight_delays@champion"}), (True, set())):
+        context = context_of(task, run_id=f"mute_{mute}")
+        context["dag_run"].conf = {"mute_events": mute}
+        run_task(task, context)
+        assert {asset.name for asset in context["task"].outlets} == told

@@ -241,7 +241,7 @@ def test_guardrails_measure_the_model_and_a_measured_latency_makes_the_verdict_r
     assert first == second
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
     resamples=st.integers(1, 60),

@@ -205,8 +205,8 @@ def test_what_cannot_be_evaluated_is_refused(
 
 def test_rows_that_the_candidate_has_seen_and_missing_gates_are_told(world: World) -> None:
     result = world.done("evaluate", evaluation(1, partitions="2013-01-04..2013-01-05", gates=[]))
-    assert "judged/1 was trained on some of these rows" in result.warnings[0]
-    assert "no gate was given" in result.warnings[1]
+    for words in ("no gate was given", "judged/1 was trained on some of these rows"):
+        assert any(words in warning for warning in result.warnings), words
     assert result.verdict["decision"] == "promote"
 
 

@@ -30,6 +30,7 @@ def example(store: str, mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.Mon
     return module
 
 
+@pytest.mark.slow
 def test_the_documented_fleets_do_what_the_page_says(example: ModuleType, store: str) -> None:
     context = context_of(example.delays)
     output = run_task(example.delays, context)

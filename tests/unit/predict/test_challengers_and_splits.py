@@ -83,6 +83,15 @@ def test_a_challenger_that_is_the_champion_is_left_out_without_a_word(world: Wor
     assert (result.warnings, result.summary["challengers"]) == ((), "none")
 
 
+def test_a_challenger_beside_a_champion_of_empty_partitions_has_not_failed(world: World) -> None:
+    each = [{"model": {"name": "delays", "version": 1}, "partitions": "2012-12-31"},
+            {"model": SECOND, "partitions": DAY}]  # fmt: skip
+    arguments = prediction("gaps", f"2012-12-31,{DAY}", by_partition=each, challengers=[SECOND])
+    result = world.done("predict", arguments)
+    assert world.table("gaps")["model_version"].unique().to_list() == [2]
+    assert (result.warnings, (result.verdict or {})["left_out"]) == ((), {})
+
+
 def test_a_challenger_that_is_not_there_is_left_out_with_a_warning(world: World) -> None:
     asked = [{"name": "delays", "alias": "contender"}, {"name": "delays", "version": 99}]
     result = world.done("predict", prediction("absent", DAY, version=1, challengers=asked))

@@ -177,6 +177,18 @@ def test_a_live_evaluation_without_matured_labels_is_skipped_with_the_reason(liv
     assert "no label has matured yet" in result.reason
 
 
+def test_a_verdict_on_labels_that_time_matures_says_by_when_and_can_be_computed_again(live: World) -> None:
+    later = LABELS.replace('known_at="landed_at"', 'matures_after="2d"').replace(', "landed_at")', ")")
+    live.write("later_labels", later)
+    first = live.done("evaluate", evaluation("paired", features="later_labels:SET"), step_key="once")
+    known_at = (first.verdict or {})["live"]["known_at"]
+    assert known_at.endswith("Z")
+    again = evaluation("paired", features="later_labels:SET", known_at=known_at)
+    live.done("evaluate", again, step_key="twice")
+    once, twice = (live.folder_of(key) / "verdict.json" for key in ("once", "twice"))
+    assert once.read_bytes() == twice.read_bytes()
+
+
 def test_a_champion_is_not_compared_with_itself(live: World) -> None:
     same = {"name": "delays", "version": 2}
     result = live.run("evaluate", evaluation("paired", champion=same))

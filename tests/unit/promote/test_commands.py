@@ -73,6 +73,13 @@ def test_a_ledger_that_has_nothing_says_so(registry: Registry, capsys: pytest.Ca
     )  # fmt: skip
 
 
+def test_a_name_that_no_model_has_is_refused(capsys: pytest.CaptureFixture[str], store: str) -> None:
+    for name in ("", "a/b"):
+        code, said = ran(capsys, "ledger", name, "--store", store)
+        assert code == 64
+        assert "cannot be a model name" in said
+
+
 def test_a_rollback_from_a_shell_goes_back_and_again_further(
     timeline: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

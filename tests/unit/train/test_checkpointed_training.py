@@ -228,6 +228,7 @@ def kill_and_compare(
     return [version.tags["airflow_ml.artifact_digest"] for version in versions]
 
 
+@pytest.mark.slow
 def test_the_process_of_a_linear_model_is_killed_and_the_next_goes_on(world: World, tmp_path: Path) -> None:
     # A skops file differs with every save; scores are compared.
     kill_and_compare(world, tmp_path, "linear", kills=(2, 3))
@@ -260,6 +261,7 @@ def test_a_network_resumed_has_the_weights_of_one_that_was_not_disturbed(tmp_pat
         assert weights.numpy().tobytes() == resumed.state_dict()[name].numpy().tobytes(), name
 
 
+@pytest.mark.slow
 def test_other_hyperparameters_start_afresh_and_the_log_says_what_differs(
     world: World, tmp_path: Path
 ) -> None:

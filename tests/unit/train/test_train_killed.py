@@ -25,6 +25,10 @@ MOMENTS: tuple[tuple[str, str, Moment], ...] = (
 )
 
 
+# Before anything is there, between the model's files, between version and alias, and after the last of them.
+FEW = (MOMENTS[1], MOMENTS[4], MOMENTS[8], MOMENTS[10])
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> World:
     world = World.at(tmp_path_factory.mktemp("killed"), mlflow_uri)
@@ -32,13 +36,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, mlflow_uri: str) -> World:
     return world
 
 
+@pytest.mark.parametrize("moments", [FEW, pytest.param(MOMENTS, marks=pytest.mark.slow)], ids=["few", "all"])
 def test_killed_anywhere_a_training_registers_one_version_that_can_be_used(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, moments: tuple[tuple[str, str, Moment], ...]
 ) -> None:
     proxy = FatalProxy(world.mlflow)
     arguments = {"function": "delay_models:boosted", "table": {"name": "rows"}, "model": {"name": "killed"}}
     spec = world.spec("train", arguments, step_key="killed", fingerprint="f", mlflow=proxy.url)
-    for moment in MOMENTS:
+    for moment in moments:
         assert kill_at(proxy, moment, spec, tmp_path), moment
         assert not (world.folder_of("killed") / "result.json").exists()
     process = start(spec, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -150,6 +151,20 @@ def test_credentials_come_from_the_environment() -> None:
         auth_from_environment("", {"AIRFLOW_ML_USER": "u"})
 
 
+@pytest.mark.parametrize("token", ["s3c\nret", "s3c ret", "s3crét", "s3c\x7fret"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(airflow: FakeAirflow, token: str) -> None:
+    with pytest.raises(ConfigError, match="AIRFLOW_ML_TOKEN is no token") as caught:
+        auth_from_environment("", {"AIRFLOW_ML_TOKEN": token})
+    with pytest.raises(ConfigError) as printed:
+        details(AirflowClient(airflow.url, TokenCommand(shlex.join(["printf", token]))))
+    assert not any("s3c" in str(error.value).replace("printf", "") for error in (caught, printed))
+
+
+def test_a_token_command_with_an_open_quote_is_refused(airflow: FakeAirflow) -> None:
+    with pytest.raises(ConfigError, match="No closing quotation"):
+        details(AirflowClient(airflow.url, TokenCommand("echo 'x")))
+
+
 def test_a_netrc_of_the_machine_does_not_replace_the_token(
     airflow: FakeAirflow, client: AirflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +224,7 @@ def test_an_airflow_below_a_path_is_reached_and_one_missing_its_path_is_not() ->
 
 
 def test_a_url_that_is_none_or_shows_a_password_is_refused() -> None:
-    for url in ("airflow.example", "ftp://airflow.example", ""):
+    for url in ("airflow.example", "ftp://airflow.example", "http://[", ""):
         with pytest.raises(ConfigError, match="is not a URL"):
             AirflowClient(url)
     with pytest.raises(ConfigError) as caught:

@@ -252,7 +252,7 @@ def test_a_mapped_task_of_many_parts_tells_failures_only(
 @pytest.mark.parametrize(
     "words",
     [("--gate", "a=1"), ("--param", "x"), ("--params", "[1]"), ("--params", "@/no/file"), ("--timeout", "soon"),
-     ("--ca", "/no/file"), ("--key", "a", "--attach", "b"), ("--wai",)],
+     ("--params", '{"rounds": NaN}'), ("--ca", "/no/file"), ("--key", "a", "--attach", "b"), ("--wai",)],
 )  # fmt: skip
 def test_a_wrong_command_line_is_told_before_anything_is_called(
     airflow: FakeAirflow, trigger: Trigger, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
