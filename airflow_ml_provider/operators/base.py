@@ -49,7 +49,7 @@ class StepOperator(BaseOperator):
 
     verb: ClassVar[str] = ""
     # False for a step that reads what no fingerprint covers: it looks for itself whether there is work.
-    reusable: ClassVar[bool] = True
+    reusable: bool = True
     # True for a step that finds code by what it reads: a model's types, the features that made its rows.
     looks_for_code: ClassVar[bool] = False
     operator_extra_links: Sequence[BaseOperatorLink] = (

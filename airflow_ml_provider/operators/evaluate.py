@@ -25,7 +25,8 @@ class EvaluateOperator(StepOperator):
     Its output carries the verdict for PromoteOperator; a rejected candidate is an answer and no failure. A
     retry and a clear reuse the verdict while candidate, champion, rows and gates are the same. With
     ``predictions`` models in use are compared, on the scores that they published; it is skipped while no label
-    has matured, and when the candidate is the champion.
+    has matured, and when the candidate is the champion. A retry and a clear then look again for labels, unless
+    ``known_at`` says until when they count.
 
     :param candidate: a Model, ``"name@alias"``, ``"name/version"`` or a train step's ``.output``. (templated)
     :param table: feature rows with labels, which the candidate was not trained on. (templated)
@@ -96,6 +97,8 @@ class EvaluateOperator(StepOperator):
         self.rows = rows
         self.features = features
         self.known_at = known_at
+        # Labels mature with time, so a live evaluation that is cleared may find more of them in the same tables.
+        self.reusable = predictions is None or bool(known_at)
         self.partitions = partitions
         self.gates = list(gates)
         self.slices = list(slices)

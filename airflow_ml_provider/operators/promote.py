@@ -123,7 +123,13 @@ class PromoteOperator(StepOperator):
     def _ask(self, approval: Approval, context: Context) -> NoReturn:
         verdict, given = self._document(), self.verdict
         links = given.get("links", {}) if isinstance(given, Mapping) and "verb" in given else {}
-        model = verdict["model"]
+        model = verdict.get("model")
+        if not isinstance(model, Mapping) or not {"name", "version"} <= model.keys():
+            raise ConfigError(
+                f"task {self.task_id!r} was given a verdict that names no model version: {sorted(verdict)}",
+                kept="nobody was asked, and the alias stays where it is",
+                todo="pass verdict=<evaluate step>.output",
+            )
         subject = f"Let {model['name']} version {model['version']} become {self.alias}?"
         self.log.info("waiting for an approval; it is asked for on the tab Required Actions")
         shown = evidence(verdict, links, self.alias, str(self.effective))

@@ -202,6 +202,13 @@ def test_a_rejected_candidate_is_not_asked_about(promote: Any, supervisor: Super
     assert compute.spec().arguments["approval"] == {}
 
 
+def test_nobody_is_asked_about_a_verdict_without_a_model(promote: Any, supervisor: Supervisor) -> None:
+    task, _ = promote(approval=Approval(), verdict={"decision": "promote"}, model="flight_delays")
+    with pytest.raises(ConfigError, match="names no model version"):
+        run_task(task)
+    assert not supervisor.said
+
+
 def test_notifiers_are_told_when_the_question_is_asked(promote: Any, supervisor: Supervisor) -> None:
     told: list[str] = []
 

@@ -533,3 +533,25 @@ def test_hyperparameters_are_rendered_and_reach_the_step(
     running.execute(context)
     assert compute.spec().arguments["params"] == {"leaves": 63, "fixed": 1}
     assert compute.spec().arguments["model"]["alias"] == "challenger"
+
+
+@pytest.mark.parametrize(("known_at", "runs"), [("", 2), ("2026-01-01T00:00:00Z", 1)])
+def test_a_live_evaluation_looks_again_for_labels_unless_it_says_until_when(
+    compute: FakeCompute,
+    deployment: Store,
+    wire: Wire,
+    mlflow_connection: Connect,
+    known_at: str,
+    runs: int,
+) -> None:
+    mlflow_connection(wire.url)
+    wire.alias(4)
+    publish(deployment, "scores", 1)
+    with DAG("a_dag"):
+        task = EvaluateOperator(
+            task_id="judge", candidate="flight_delays@challenger", predictions="scores", known_at=known_at,
+            compute=compute,
+        )  # fmt: skip
+    run_task(task)
+    run_task(task)
+    assert len(compute.launches) == runs
