@@ -24,8 +24,8 @@ INGESTED = "2013-01-01..2013-06-30"
 FIRST_DAY, LAST_DAY = "2013-06-01", "2013-06-10"
 # The days that are predicted before drift has changed the champion; the others come after.
 LAST_DAY_BEFORE = "2013-06-07"
-# A challenger that has seen two days is no match for one that has seen four months.
-TOO_LITTLE = {"train_until": "2013-01-02"}
+# A challenger that has seen three days is no match for one that has seen four months.
+TOO_LITTLE = {"train_until": "2013-01-03"}
 REGRET = "the demo regrets the retrained champion"
 # The second is the day of Tropical Storm Andrea.
 CALM_DAY, DRIFTED_DAY = "2013-06-05", "2013-06-07"
@@ -72,7 +72,7 @@ class Demo:
         small = self.start("flights_train", TOO_LITTLE, name="too-little")
         say(f"\n3  Predict: Airflow backfills {FIRST_DAY} .. {LAST_DAY_BEFORE}, a partition a run")
         self.predict(FIRST_DAY, LAST_DAY_BEFORE)
-        say("\n4  Meanwhile: a challenger that was trained on two days only")
+        say("\n4  Meanwhile: a challenger that was trained on three days only")
         self.follow("flights_train", small, name="small")
         say("\n5  Monitor: a calm day and a drifted one")
         watched = {day: self.start("flights_monitor", partition_key=day) for day in (CALM_DAY, DRIFTED_DAY)}

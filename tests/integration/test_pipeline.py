@@ -88,7 +88,7 @@ def test_monitoring_tells_the_calm_day_from_the_drifted_one(story: Demo) -> None
     assert set(rows["ds"].unique()) == {CALM_DAY, DRIFTED_DAY}
 
 
-def test_a_challenger_that_saw_two_days_was_rejected(story: Demo) -> None:
+def test_a_challenger_that_saw_three_days_was_rejected(story: Demo) -> None:
     verdict = story.outputs[("flights_train.evaluate", "small")]["verdict"]
     assert verdict["decision"] == "reject"
     assert [gate["gate"] for gate in verdict["gates"] if not gate["passed"]]
