@@ -121,7 +121,7 @@ def test_drift_alone_started_a_retraining_and_the_model_says_so(story: Demo, api
     answer = requests.get(f"{story.deployment.mlflow_url}/api/2.0/mlflow/model-versions/get",
                           {"name": model["name"], "version": str(model["version"])}, timeout=30)  # fmt: skip
     tags = {tag["key"]: tag["value"] for tag in answer.json()["model_version"]["tags"]}
-    assert "drift" in tags["airflow_ml.training_reason"]
+    assert "the score moved" in tags["airflow_ml.training_reason"]
     runs = [run for run in api.runs("flights_train") if run["run_type"] == "asset_triggered"]
     assert len(runs) == 1
     assert runs[0]["state"] == "success"
