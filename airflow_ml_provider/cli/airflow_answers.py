@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_ml_provider.cli.airflow_auth import KEPT, TODO, Auth, Nobody, Token
+from airflow_ml_provider.cli.airflow_auth import HOW_TO_LOG_IN, KEPT, Auth, Nobody, Token
 from airflow_ml_provider.contract.errors import ConfigError, TransientError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def base_url(url: str) -> str:
     except ValueError:
         parts = urlsplit("")
     if parts.username or parts.password:
-        raise ConfigError("the URL holds credentials, which logs would show", kept=KEPT, todo=TODO)
+        raise ConfigError("the URL holds credentials, which logs would show", kept=KEPT, todo=HOW_TO_LOG_IN)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
             f"{url!r} is not a URL", kept=KEPT, todo="give Airflow's address, as https://host/prefix"
@@ -109,7 +109,7 @@ def _refusal(answer: requests.Response, what: str, auth: Auth) -> Refused:
     elif status == 401 and isinstance(auth, Token):
         todo = "the token has expired or is wrong: make a new one"
     elif status in (401, 403, 405) and isinstance(auth, Nobody):
-        todo = f"{TODO}; and check that the URL has Airflow's path prefix"
+        todo = f"{HOW_TO_LOG_IN}; and check that the URL has Airflow's path prefix"
     elif status == 401:
         todo = "check user and password, or the token command"
     elif status == 403:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from airflow_ml_provider.contract.errors import ConfigError, TransientError
 
 TOKEN, USER, PASSWORD = "AIRFLOW_ML_TOKEN", "AIRFLOW_ML_USER", "AIRFLOW_ML_PASSWORD"
-TODO = (
+HOW_TO_LOG_IN = (
     f"set {TOKEN}, or {USER} and {PASSWORD}, in the environment, or give --token-command: a command that "
     "prints a token"
 )
@@ -80,9 +80,11 @@ class TokenCommand:
         try:
             words = shlex.split(self.command)
         except ValueError as error:
-            raise ConfigError(f"the token command cannot be read: {error}", kept=KEPT, todo=TODO) from None
+            raise ConfigError(
+                f"the token command cannot be read: {error}", kept=KEPT, todo=HOW_TO_LOG_IN
+            ) from None
         if not words:
-            raise ConfigError("the token command is empty", todo=TODO)
+            raise ConfigError("the token command is empty", todo=HOW_TO_LOG_IN)
         try:
             done = subprocess.run(
                 words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=COMMAND_WITHIN, check=False
@@ -128,7 +130,9 @@ def auth_from_environment(token_command: str = "", env: Mapping[str, str] | None
         return Token(_sendable(token, TOKEN))
     user, password = env.get(USER, ""), env.get(PASSWORD, "")
     if bool(user) != bool(password):
-        raise ConfigError(f"{USER if user else PASSWORD} is set and the other is not", kept=KEPT, todo=TODO)
+        raise ConfigError(
+            f"{USER if user else PASSWORD} is set and the other is not", kept=KEPT, todo=HOW_TO_LOG_IN
+        )
     return Password(user, password) if user else Nobody()
 
 
@@ -136,12 +140,12 @@ def _sendable(token: str, what: str) -> str:
     # What cannot stand in a header would be shown by the error that says so.
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{what} is no token: it has spaces, line breaks or other than ASCII characters",
-                          kept=KEPT, todo=TODO)  # fmt: skip
+                          kept=KEPT, todo=HOW_TO_LOG_IN)  # fmt: skip
     return token
 
 
 def _access_token(document: Any) -> str:
     token = document.get("access_token") if isinstance(document, dict) else None
     if not isinstance(token, str) or not token:
-        raise ConfigError("/auth/token answered without an access_token", kept=KEPT, todo=TODO)
+        raise ConfigError("/auth/token answered without an access_token", kept=KEPT, todo=HOW_TO_LOG_IN)
     return _sendable(token, "what /auth/token answered")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_ml_provider.cli.backfill_options import choice_of
-from airflow_ml_provider.cli.trigger_options import URL
+from airflow_ml_provider.cli.trigger_options import client_of
 from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError
 
 if TYPE_CHECKING:
@@ -161,20 +161,7 @@ def _kept(store: Store, options: argparse.Namespace) -> Plan:
 
 
 def _client(options: argparse.Namespace) -> AirflowClient:
-    from airflow_ml_provider.cli.airflow_auth import auth_from_environment
-    from airflow_ml_provider.cli.airflow_client import AirflowClient
-
-    if not options.url:
-        raise ConfigError(
-            "it is not said where Airflow is", kept="nothing was done", todo=f"give --url, or set {URL}"
-        )
-    return AirflowClient(
-        options.url,
-        auth_from_environment(options.token_command),
-        verify=options.ca or True,
-        patience=options.patience or 300,
-        say=lambda line: print(line, file=sys.stderr),
-    )
+    return client_of(options, lambda line: print(line, file=sys.stderr))
 
 
 def _store(options: argparse.Namespace) -> Store:

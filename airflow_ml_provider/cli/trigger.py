@@ -12,11 +12,10 @@ from pathlib import Path
 from types import FrameType
 
 from airflow_ml_provider.cli import junit, markdown, trigger_start
-from airflow_ml_provider.cli.airflow_auth import auth_from_environment
 from airflow_ml_provider.cli.airflow_client import AirflowClient
 from airflow_ml_provider.cli.conditions import Outputs, judge
 from airflow_ml_provider.cli.trigger_follow import StillRunning, follow, read_outputs
-from airflow_ml_provider.cli.trigger_options import URL, conf_of, gates_of, waits
+from airflow_ml_provider.cli.trigger_options import client_of, conf_of, gates_of, waits
 from airflow_ml_provider.cli.trigger_progress import Progress
 from airflow_ml_provider.cli.trigger_story import FINAL_RUN, Story, lasting
 from airflow_ml_provider.contract.errors import ConfigError, MLError
@@ -32,29 +31,11 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, as a build server sends it to a job that was cancelled."""
 
 
-def client_of(options: argparse.Namespace, progress: Progress) -> AirflowClient:
-    """The connection that the options of ``add_connection`` describe.
-
-    :raises ConfigError: no URL, or half of the credentials.
-    """
-    if not options.url:
-        raise ConfigError(
-            "it is not said where Airflow is", kept="nothing was done", todo=f"give --url, or set {URL}"
-        )
-    return AirflowClient(
-        options.url,
-        auth_from_environment(options.token_command),
-        verify=options.ca or True,
-        patience=options.patience or 300,
-        say=progress.say,
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Do it; gives the exit code."""
     progress = Progress(sys.stdout)
     try:
-        client = client_of(options, progress)
+        client = client_of(options, progress.say)
     except MLError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -11,11 +11,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_ml_provider.cli.conditions import Condition, parse_condition
 from airflow_ml_provider.contract.ages import age_seconds
 from airflow_ml_provider.contract.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.cli.airflow_client import AirflowClient
 
 URL = "AIRFLOW_ML_URL"
 EXIT_CODES = """\
@@ -198,3 +201,25 @@ def _file(text: str) -> str:
     if text and not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return text
+
+
+def client_of(options: argparse.Namespace, say: Callable[[str], None]) -> AirflowClient:
+    """The connection that the options of :func:`add_connection` describe.
+
+    :param say: told of what takes long, such as an Airflow that does not answer.
+    :raises ConfigError: no URL, or half of the credentials.
+    """
+    from airflow_ml_provider.cli.airflow_auth import auth_from_environment
+    from airflow_ml_provider.cli.airflow_client import AirflowClient
+
+    if not options.url:
+        raise ConfigError(
+            "it is not said where Airflow is", kept="nothing was done", todo=f"give --url, or set {URL}"
+        )
+    return AirflowClient(
+        options.url,
+        auth_from_environment(options.token_command),
+        verify=options.ca or True,
+        patience=options.patience or 300,
+        say=say,
+    )

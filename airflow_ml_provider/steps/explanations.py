@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from airflow_ml_provider.steps import slices as slicing
 from airflow_ml_provider.steps.contributions import Contributions, chunks, explain, inexplicable
 from airflow_ml_provider.steps.importance import sample_rows
 
@@ -122,7 +123,7 @@ def deviations(found: Contributions, groups: pl.Series) -> tuple[list[Deviation]
     :param groups: the group of each row.
     :return: also how many groups have fewer than :data:`LEAST_GROUP_ROWS` rows, which are left out.
     """
-    texts = _texts(groups)
+    texts = slicing.texts(groups)
     values = texts.unique().sort().to_list()
     number = {value: n for n, value in enumerate(values)}
     codes = np.array([number[value] for value in texts.to_list()], np.int64)
@@ -145,11 +146,3 @@ def deviations(found: Contributions, groups: pl.Series) -> tuple[list[Deviation]
     ]
     listed.sort(key=lambda each: (-abs(each.difference), each.value or "", each.feature))
     return listed, int((counts < LEAST_GROUP_ROWS).sum())
-
-
-def _texts(values: pl.Series) -> pl.Series:
-    if values.dtype.is_float():
-        # Whole numbers and booleans are floats here, as the model gets them.
-        whole = values.cast(pl.Int64, strict=False)
-        values = whole if (whole.cast(values.dtype) == values).all() else values
-    return values.cast(pl.String)

@@ -59,7 +59,7 @@ def slice_texts(function: Any, name: str, rows: pl.LazyFrame, scratch: Path | No
             f"{name} gave {len(found):,} texts for {count:,} rows",
             todo="give one text for each row, in the rows' order",
         )
-    return _texts(found).alias(name)
+    return texts(found).alias(name)
 
 
 def groups(name: str, values: pl.Series) -> Iterator[tuple[str | None, NDArray[np.intp]]]:
@@ -67,8 +67,7 @@ def groups(name: str, values: pl.Series) -> Iterator[tuple[str | None, NDArray[n
 
     :raises ConfigError: there are too many.
     """
-    texts = _texts(values)
-    places = pl.DataFrame({"value": texts}).with_row_index("place").group_by("value").agg("place")
+    places = pl.DataFrame({"value": texts(values)}).with_row_index("place").group_by("value").agg("place")
     if places.height > _MOST_GROUPS:
         raise ConfigError(
             f"column {name!r} has {places.height:,} different values; a slice has at most {_MOST_GROUPS:,}",
@@ -99,7 +98,8 @@ def _as_series(given: Any, name: str) -> pl.Series:
         ) from error
 
 
-def _texts(values: pl.Series) -> pl.Series:
+def texts(values: pl.Series) -> pl.Series:
+    """Values as the names of their groups."""
     if values.dtype.is_float():
         # Whole numbers and booleans are floats here, as the model gets them.
         whole = values.cast(pl.Int64, strict=False)
