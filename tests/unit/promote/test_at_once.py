@@ -102,6 +102,6 @@ def explains(world: World) -> None:
     assert moved == {entry.step_key for entry in entries if entry.kind != "external"}, (
         "no entry is lost, none is more"
     )
-    assert len(moved) >= PROCESSES / 2
+    assert moved, "however many come too late, somebody always wins"
     assert all(result.failure is None or result.failure.kind == "data" for result in done), "too late is told"
     assert [entry.kind for entry in entries].count("external") == 1, "nobody was taken for somebody's hand"
