@@ -36,8 +36,8 @@ test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XG
 .venv-slow/.stamp: requirements.lock pyproject.toml tools/venv.sh
 	@PYTHON="$(PYTHON)" bash tools/venv.sh slow
 
-bench: venv ## what our operators add to the parsing of a DAG
-	@$(BIN)/python bench/dag_parse.py
+bench: venv ## the table of docs/benchmarks.md: each row a ratio (ONLY="predict" ROWS=1000000 N=3 for a part of it)
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(ROWS),--rows $(ROWS)) $(if $(N),--n $(N)) $(if $(WRITE),--write)
 
 test-k8s: venv ## the scenarios on the cluster of the current kube context: IMAGE=steps-image [HOST=address of this machine there]
 	@test -n "$(IMAGE)" || { echo "name the steps image that the cluster has: make test-k8s IMAGE=..."; exit 2; }
@@ -58,7 +58,8 @@ format: venv ## rewrite to the project's style
 
 lock: ## resolve requirements.lock anew from pyproject.toml (UPGRADE=1: to the newest versions)
 	@PYTHON="$(PYTHON)" bash tools/venv.sh uv
-	.venv-uv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --all-extras --group dev \
+	.venv-uv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --group dev \
+		--extra airflow --extra kubernetes --extra lightgbm --extra search \
 		--generate-hashes --no-emit-index-url --no-header $(if $(UPGRADE),--upgrade) -o requirements.lock
 	@bash docker/lock.sh
 

@@ -12,6 +12,6 @@ lock() {
         --constraints requirements.lock --output-file "docker/$image-requirements.lock" "$@"
 }
 
-lock steps pyproject.toml --extra lightgbm
+lock steps pyproject.toml --extra lightgbm --extra search
 lock airflow docker/airflow-requirements.in --no-deps
 lock mlflow docker/mlflow-requirements.in

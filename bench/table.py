@@ -1,0 +1,76 @@
+"""The table of a run, and docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.measuring import Row
+
+LIBRARIES = ("apache-airflow", "polars", "duckdb", "deltalake", "pyarrow", "mlflow", "scikit-learn")
+HEADER = "| what | reference | ours, s | reference, s | ratio, median (min–max), n | our peak MiB | target |"
+
+
+def _spread(values: Sequence[float], digits: str = ".2f") -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{digits}} ({low:{digits}}–{high:{digits}})"
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    ratio, theirs = "–", "–"
+    if row.theirs:
+        kind = "" if row.unit == "seconds" else f" of {row.unit}"
+        ratio = f"{_spread(row.ratios)}x {'speed' if row.as_speed else 'cost'}{kind}, n={len(row.ours)}"
+        theirs = _spread([cost.seconds for cost in row.theirs])
+    met = {True: "met", False: "**missed**", None: ""}[row.met]
+    ours = _spread([cost.seconds for cost in row.ours])
+    if not row.theirs:
+        ours += f", n={len(row.ours)}"
+    peak = f"{max(cost.peak for cost in row.ours):.0f}" if row.ours[0].peak else "–"
+    what = f"{row.what} ({row.note})" if row.note else row.what
+    return f"| {what} | {row.reference or '–'} | {ours} | {theirs} | {ratio} | {peak} | {row.target} {met} |"
+
+
+def machine() -> str:
+    """The machine and the versions, in a sentence."""
+    model = next(
+        (
+            text.partition(":")[2].strip()
+            for text in Path("/proc/cpuinfo").read_text().splitlines()
+            if text.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return (
+        f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB of memory, Python {platform.python_version()}, "
+        f"{libraries}; load {os.getloadavg()[0]:.1f} at the end; {datetime.date.today()}"
+    )
+
+
+def document(lines: Sequence[str]) -> str:
+    """docs/benchmarks.md around the lines of a run."""
+    return "\n".join(
+        [
+            "# Benchmarks",
+            "",
+            "`make bench` prints this table; `make bench ONLY=predict ROWS=1000000` a part of it. Every row",
+            "compares us with a named reference on the same generated data (with a seed) in the same run, the two",
+            "taking turns; what is shown is the ratio. Seconds are wall-clock time of whole processes, start and",
+            "imports included; the peak is the resident memory of the largest process.",
+            "",
+            f"Machine: {machine()}.",
+            "",
+            HEADER,
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *lines,
+            "",
+        ]
+    )
