@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     from airflow_ml_provider.contract.models import Champion, Model
     from airflow_ml_provider.contract.retraining import Retrain
     from airflow_ml_provider.contract.schema import Column, Schema
+    from airflow_ml_provider.contract.search import Choices, Floats, Halving, Integers, Percentile
     from airflow_ml_provider.contract.tables import Table
 
 _HOME_OF = {
     "Champion": "models",
+    "Choices": "search",
     "Column": "schema",
     "FeatureSet": "features",
     "FeatureView": "features",
+    "Floats": "search",
     "Gate": "gates",
+    "Halving": "search",
+    "Integers": "search",
     "Label": "features",
     "Model": "models",
+    "Percentile": "search",
     "Retrain": "retraining",
     "Schema": "schema",
     "Table": "tables",
@@ -36,12 +42,17 @@ _HOME_OF = {
 
 __all__ = [
     "Champion",
+    "Choices",
     "Column",
     "FeatureSet",
     "FeatureView",
+    "Floats",
     "Gate",
+    "Halving",
+    "Integers",
     "Label",
     "Model",
+    "Percentile",
     "Retrain",
     "Schema",
     "Table",

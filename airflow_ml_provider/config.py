@@ -17,6 +17,7 @@ SECTION = "ml"
 DEFAULT_COMPUTE = "local"
 KUBERNETES = "kubernetes"
 DEFAULT_CONNECTION = "mlflow_default"
+DEFAULT_CACHE = "reuse"
 DEFAULT_EXPERIMENT = "{dag_id}"
 
 
@@ -103,6 +104,11 @@ def experiment(dag_id: str) -> str:
 def mlflow_browse_url() -> str:
     """Where people open MLflow, if that is another address than the one in the connection; empty if not."""
     return option("mlflow_browse_url").rstrip("/")
+
+
+def cache() -> str:
+    """How tasks that do not say use what has been computed before: "reuse", "rerun" or "verify"."""
+    return option("cache", DEFAULT_CACHE)
 
 
 def option(name: str, default: str = "") -> str:

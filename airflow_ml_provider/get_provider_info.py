@@ -7,7 +7,8 @@ from typing import Any
 _PACKAGE = "airflow_ml_provider"
 _INTEGRATION = "Machine learning pipelines"
 _VERBS = (
-    "ingest", "validate", "features", "train", "fleet", "evaluate", "promote", "predict", "monitor", "rollback",
+    "ingest", "validate", "features", "train", "fleet", "search", "evaluate", "promote", "predict", "monitor",
+    "rollback",
 )  # fmt: skip
 
 
@@ -32,11 +33,11 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules("operators", _VERBS),
         "sensors": _modules("sensors", ("table", "model")),
         "hooks": _modules("hooks", ("mlflow",)),
-        "triggers": _modules("triggers", ("table", "model", "drift", "pod", "fleet")),
+        "triggers": _modules("triggers", ("table", "model", "drift", "pod", "fleet", "claim")),
         "connection-types": [_MLFLOW_CONNECTION],
         "extra-links": [
             f"{_PACKAGE}.links.step.{link}"
-            for link in ("MlflowRunLink", "ReportLink", "DataDocsLink", "ModelLink")
+            for link in ("MlflowRunLink", "ReportLink", "DataDocsLink", "ModelLink", "MadeByLink")
         ],
         "config": {
             "ml": {"description": "Where the steps of ML pipelines run and keep things.", "options": _OPTIONS}
@@ -110,6 +111,12 @@ _OPTIONS = {
         "The MLflow experiment that steps log to; ``{dag_id}`` in it stands for the DAG's id.",
         example="team_a/{dag_id}",
         default="{dag_id}",
+    ),
+    "cache": _option(
+        "What tasks that do not say it themselves (``cache=``) do with work that has been done before: ``reuse`` it, "
+        "``rerun`` it, or ``verify`` it: compute a part of it again, and fail if that gives something else.",
+        example="verify",
+        default="reuse",
     ),
     "mlflow_browse_url": _option(
         "Where people open MLflow, if that is not the address in the connection. Links on tasks and the "

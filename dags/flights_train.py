@@ -82,6 +82,8 @@ with DAG(
         seed=2013,
         model=MODEL,
         known_values=["carrier"],
+        # Drift asks for a new version, though the rows of 2013 that it is trained on are those of before.
+        cache="{{ 'rerun' if dag_run.run_type == 'asset_triggered' else '' }}",
     )
     verdict = EvaluateOperator(
         task_id="evaluate",

@@ -65,7 +65,8 @@ uv pip sync --require-hashes requirements.lock
 uv pip install --no-deps --editable .
 if [ "${1:-}" = slow ]; then
     # The pin keeps to a release that has a build for processors alone where the index offers one.
-    uv pip install --constraints requirements.lock torch==2.13.0 xgboost catboost onnx onnxruntime statsmodels
+    uv pip install --constraints requirements.lock torch==2.13.0 xgboost catboost onnx onnxruntime statsmodels \
+        'pyspark>=4,<5'
 fi
 touch $venv/.stamp
 echo "environment ready in $((SECONDS - began)) s: $(.venv/bin/python --version), $(wc -l < <(grep '==' requirements.lock)) locked packages"

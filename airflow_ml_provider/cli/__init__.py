@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from airflow_ml_provider import __version__
-from airflow_ml_provider.cli import backfill_options, ledger, rollback, trigger_options
+from airflow_ml_provider.cli import backfill_options, gc, ledger, rollback, trigger_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backfill_options.add(commands)
     ledger.add(commands)
     rollback.add(commands)
+    gc.add(commands)
     options = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ledger.run(options)
     if options.command == "rollback":
         return rollback.run(options)
+    if options.command == "gc":
+        return gc.run(options)
     from airflow_ml_provider.steps.__main__ import run
 
     return run(options.spec, again=options.again)

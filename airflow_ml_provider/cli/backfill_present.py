@@ -26,6 +26,7 @@ _ENTRY_POINTS: dict[str, tuple[str, ...]] = {
     "predict": ("suite",),
     "monitor": ("features",),
     "fleet": ("function",),
+    "search": ("function", "sampler"),
 }
 # Which other partitions of a table matter, where not only the same one does.
 _CLOCKS: dict[tuple[str, str], Clock] = {
@@ -33,10 +34,10 @@ _CLOCKS: dict[tuple[str, str], Clock] = {
     ("monitor", "tables"): "from",
     ("evaluate", "tables"): "from",
 }
-_WHOLE = {("fleet", "over"), ("fleet", "table")}
+_WHOLE = {("fleet", "over"), ("fleet", "table"), ("search", "table")}
 # Not settings: they name the partition or a moment, or follow from the run.
 _OF_THE_RUN = {
-    "partitions", "known_at", "verdict", "replaces", "by_partition", "approval", "promoted_by",
+    "partitions", "contents", "known_at", "verdict", "replaces", "by_partition", "approval", "promoted_by",
     # A run that is mute asks for no retraining, whatever its findings.
     "retrain",
 }  # fmt: skip
@@ -145,7 +146,8 @@ def entry_points(verb: str, arguments: Mapping[str, Any]) -> list[str]:
         found += [name] if (name := arguments.get("features")) else []
         return [*found, *([f"{behaviour}:tests"] if behaviour else [])]
     named = (arguments.get(name) for name in _ENTRY_POINTS.get(verb, ()))
-    return [name for name in named if isinstance(name, str) and name]
+    # A search names Optuna's own samplers plainly.
+    return [name for name in named if isinstance(name, str) and (":" in name if verb == "search" else name)]
 
 
 def _reads(verb: str, parts: Mapping[str, Any], partition: str) -> Iterator[Read]:

@@ -5,5 +5,6 @@ from __future__ import annotations
 from airflow_ml_provider.compute.base import Compute, Exit, Launch
 from airflow_ml_provider.compute.kubernetes import KubernetesCompute
 from airflow_ml_provider.compute.local import LocalCompute
+from airflow_ml_provider.compute.spark import SparkCompute
 
-__all__ = ["Compute", "Exit", "KubernetesCompute", "Launch", "LocalCompute"]
+__all__ = ["Compute", "Exit", "KubernetesCompute", "Launch", "LocalCompute", "SparkCompute"]

@@ -32,6 +32,7 @@ class Launch:
     :param credentials: environment variables that the step needs and nobody may see: not in a spec, a log,
         a rendered field or a command line.
     :param fingerprint: what the step computes; tells a running step apart from one of an older spec.
+    :param indexed: the step may have parts that run as the indexes of a Job.
     """
 
     step_key: str
@@ -40,6 +41,7 @@ class Launch:
     code_roots: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     fingerprint: str = ""
+    indexed: bool = False
 
     @property
     def arguments(self) -> list[str]:
@@ -136,4 +138,7 @@ class Compute(ABC):
 
 
 def _fields_of_all() -> set[str]:
-    return {one.name for kind in Compute.__subclasses__() for one in fields(kind)}  # type: ignore[arg-type]
+    kinds = [*Compute.__subclasses__()]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {one.name for kind in kinds for one in fields(kind)}  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ class KubernetesCompute(Compute):
         from airflow_ml_provider.compute.pods import StepPod
 
         StepPod(self, launch).delete()
-        if launch.verb == "fleet":
+        if launch.indexed or launch.verb == "fleet":
             from airflow_ml_provider.compute.fleet_job import FleetJob
 
             FleetJob(self, launch).delete()

@@ -156,8 +156,8 @@ def _own_container(
         **_threads(resources),
         "AIRFLOW_ML_TERMINATION_LOG": TERMINATION_LOG,
         "AIRFLOW_ML_IMAGE": compute.image,
-        # A fleet's own pod sums up what a Job has run.
-        **({"AIRFLOW_ML_FLEET": "job"} if launch.verb == "fleet" else {}),
+        # A fleet's and a search's own pod sums up what a Job has run.
+        **({"AIRFLOW_ML_FLEET": "job"} if launch.verb in ("fleet", "search") else {}),
         **compute.environment,
     }
     found: dict[str, Any] = {

@@ -6,7 +6,7 @@ is in the notation of :mod:`airflow_ml_provider.contract.partitions`; an empty t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -15,20 +15,37 @@ from airflow_ml_provider.contract.gates import Gate
 from airflow_ml_provider.contract.models import Model, ModelFor
 from airflow_ml_provider.contract.retraining import Retrain
 from airflow_ml_provider.contract.schema import Schema
+from airflow_ml_provider.contract.search import Dimension, Pruner
 from airflow_ml_provider.contract.tables import Table
 
 Verb = Literal[
     "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor", "fleet",
-    "rollback",
+    "search", "rollback",
 ]  # fmt: skip
 VERBS: tuple[Verb, ...] = (
     "ingest", "validate", "features", "train", "evaluate", "promote", "predict", "monitor", "fleet",
-    "rollback",
+    "search", "rollback",
 )  # fmt: skip
+
+
+# The verbs that can be cut into shards; see `ShardedArguments`.
+SHARDED: tuple[Verb, ...] = ("predict",)
 
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the verbs' arguments."""
+
+    # Arguments that say only how a step comes to its result: no part of what it computes.
+    only_how: ClassVar[frozenset[str]] = frozenset()
+
+
+class ShardedArguments(Arguments, frozen=True, kw_only=True):
+    """Of a verb whose input can be cut by file, each part done by a process of its own."""
+
+    only_how: ClassVar[frozenset[str]] = frozenset({"shards", "parallelism"})
+    shards: Annotated[int, msgspec.Meta(ge=1)] = 1
+    # How many shards run at once; on one machine at most one a processor.
+    parallelism: Annotated[int, msgspec.Meta(ge=1)] = 10
 
 
 class IngestArguments(Arguments, frozen=True, kw_only=True):
@@ -124,7 +141,7 @@ class RollbackArguments(Arguments, frozen=True, kw_only=True):
     rolled_back_by: str = ""
 
 
-class PredictArguments(Arguments, frozen=True, kw_only=True):
+class PredictArguments(ShardedArguments, frozen=True, kw_only=True):
     model: Model
     table: Table
     publish: Table
@@ -189,12 +206,51 @@ class FleetArguments(Arguments, frozen=True, kw_only=True):
     # The best item's model is registered: by the metric of this name, the least with a "-" before it.
     best: str = ""
     model: Model | None = None
+    # The items are the values of these columns in the rows; their models are registered as one, a family.
+    groups: tuple[str, ...] = ()
+    # What becomes of rows whose group has no model: an error, no score, or that of a model of all rows.
+    fallback: Literal["refuse", "null", "all"] = "refuse"
+    # Groups of fewer labelled rows get no model.
+    minimum_rows: Annotated[int, msgspec.Meta(ge=1)] = 1
+    known_values: tuple[str, ...] = ()
     items_per_index: Annotated[int, msgspec.Meta(ge=1)] = 1
     parallelism: Annotated[int, msgspec.Meta(ge=1)] = 10
     tries: Annotated[int, msgspec.Meta(ge=1)] = 2
     # A number of items, or a share of them.
     max_failed: int | float = 0
     publish: Table | None = None
+
+
+class SearchArguments(Arguments, frozen=True, kw_only=True):
+    """:class:`~airflow_ml_provider.operators.SearchOperator`, resolved."""
+
+    only_how: ClassVar[frozenset[str]] = frozenset({"parallelism"})
+
+    function: str
+    space: dict[str, Dimension]
+    # The metric to look for the most of, or with a "-" before it the least.
+    metric: str
+    # How many trials the study has in the end.
+    trials: Annotated[int, msgspec.Meta(ge=1)] = 100
+    table: Table | None = None
+    partitions: str = ""
+    # The best trial's parameters are trained with once more, and registered as this model.
+    model: Model | None = None
+    # Common to all trials.
+    params: dict[str, Any] = {}
+    trusted_types: tuple[str, ...] = ()
+    known_values: tuple[str, ...] = ()
+    sampler: str = "tpe"
+    pruner: Pruner | None = None
+    # Trials that are asked for at once, knowing the results of those before.
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 10
+    parallelism: Annotated[int, msgspec.Meta(ge=1)] = 10
+    # How often a trial is run whose process dies.
+    tries: Annotated[int, msgspec.Meta(ge=1)] = 2
+    # A number of trials, or a share of them.
+    max_failed: int | float = 0.1
+    # No trial is begun when they have taken so long; 0 is no limit.
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 ARGUMENTS: dict[str, type[Arguments]] = {
@@ -207,5 +263,6 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "predict": PredictArguments,
     "monitor": MonitorArguments,
     "fleet": FleetArguments,
+    "search": SearchArguments,
     "rollback": RollbackArguments,
 }

@@ -22,7 +22,7 @@ _Document = TypeVar("_Document", "StepSpec", "StepResult")
 class RunOf(msgspec.Struct, frozen=True, omit_defaults=True):
     """The Airflow task instance a step runs for; names only, nothing that changes with the try.
 
-    ``reason`` is why the DAG run exists, for people.
+    ``reason`` is why the DAG run exists, and ``cache`` why the step is computed, for people.
     """
 
     dag_id: str = ""
@@ -33,6 +33,7 @@ class RunOf(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str | None = None
     triggered_by: str = ""
     reason: str = ""
+    cache: str = ""
 
 
 class Code(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,6 +135,7 @@ class StepResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     :param summary: facts for people, shown in the task log and by the demo.
     :param links: name to URL or URI.
     :param reason: why it was skipped.
+    :param timely: it also depends on when it was made, so only tries of this step reuse it.
     """
 
     verb: str
@@ -154,6 +156,7 @@ class StepResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     failure: Failure | None = None
     seconds: float = 0.0
     parts: dict[str, Any] = {}
+    timely: bool = False
 
     def encode(self) -> bytes:
         """As JSON."""

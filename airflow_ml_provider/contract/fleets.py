@@ -23,7 +23,7 @@ Item = dict[str, Any]
 # What an item's result does not depend on.
 _NOT_THE_BASE = frozenset(
     {"over", "items", "items_digest", "count", "items_per_index", "parallelism", "tries", "max_failed",
-     "publish", "model", "best"}
+     "publish", "model", "best", "groups", "fallback", "minimum_rows", "known_values"}
 )  # fmt: skip
 # With so few failures, all other items are still worth running: the next try has only the failed ones.
 _FAILURES_BEFORE_STOPPING = 20

@@ -8,6 +8,7 @@
     {store}/code/{digest}.zip       the user's code, packed once a digest
     {store}/registry/{model}/       the ledger of its aliases, and requests for its retraining
     {store}/backfills/              plans of backfills, with their progress
+    {store}/memo/                   what has been computed, by whom, and who is at it: see :mod:`.memo`
 
 Small documents go through obstore; ``create`` is an atomic create-if-absent on local disk and on S3.
 Credentials never travel in a URI or a spec: obstore and delta-rs read them from the environment or from
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -170,6 +172,19 @@ class Store:
             for chunk in obstore.list(self._objects, prefix, offset=after):
                 for entry in chunk:
                     yield str(entry["path"])
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise self._failure("list", prefix, error) from error
+
+    def ages(self, prefix: str = "") -> Iterator[tuple[str, datetime, int]]:
+        """Paths of the documents below a prefix, when each was written last, and its size in bytes."""
+        import obstore
+
+        try:
+            for chunk in obstore.list(self._objects, prefix or None):
+                for entry in chunk:
+                    yield str(entry["path"]), entry["last_modified"], int(entry["size"])
         except FileNotFoundError:
             return
         except Exception as error:

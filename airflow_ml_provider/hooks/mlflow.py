@@ -127,6 +127,14 @@ class MlflowHook(BaseHook):
         alias = model.alias if model.version is None else ""
         return ModelVersion(model.name, int(version["version"]), version.get("run_id") or "", alias)
 
+    def point(self, model: str, alias: str, version: int) -> None:
+        """Let an alias name a version; doing it again changes nothing."""
+        self._post("registered-models/alias", name=model, alias=alias, version=str(version))
+
+    def tag_run(self, run_id: str, name: str, value: str) -> None:
+        """Set a tag of a run."""
+        self._post("runs/set-tag", run_id=run_id, key=name, value=value)
+
     def test_connection(self) -> tuple[bool, str]:
         """Whether MLflow answers and lets us in; for the button in Airflow's form."""
         try:
@@ -153,12 +161,24 @@ class MlflowHook(BaseHook):
 
     def _get(self, path: str, **query: str) -> dict[str, Any] | None:
         """The answer to a request as JSON; None for "does not exist"."""
+        return self._ask("GET", path, params=query)
+
+    def _post(self, path: str, **document: str) -> None:
+        """Have something changed.
+
+        :raises DataError: what is to be changed does not exist.
+        """
+        if self._ask("POST", path, json=document) is None:
+            raise DataError(f"MLflow at {self.tracking_uri} has no {', '.join(document.values())}")
+
+    def _ask(self, method: str, path: str, **given: Any) -> dict[str, Any] | None:
         import requests
 
         try:
-            answer = requests.get(
+            answer = requests.request(
+                method,
                 self.tracking_uri + _API + path,
-                params=query,
+                **given,
                 auth=self._authorize,
                 timeout=_TIMEOUT,
                 verify=self._verify_tls,

@@ -55,6 +55,13 @@ class DataDocsLink(StepLink):
 
 
 @attrs.define()
+class MadeByLink(StepLink):
+    """The task that computed what this one reuses."""
+
+    label: ClassVar[str] = "Made by"
+
+
+@attrs.define()
 class ModelLink(StepLink):
     """The model's version in the MLflow registry."""
 

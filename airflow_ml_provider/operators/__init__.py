@@ -1,4 +1,4 @@
-"""The step operators, in the order in which the data flows, and fleets; each is loaded when it is used."""
+"""The step operators, in the order in which the data flows, fleets and searches; each is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.operators.predict import PredictOperator
     from airflow_ml_provider.operators.promote import PromoteOperator
     from airflow_ml_provider.operators.rollback import RollbackOperator
+    from airflow_ml_provider.operators.search import SearchOperator
     from airflow_ml_provider.operators.train import TrainOperator
     from airflow_ml_provider.operators.validate import ValidateOperator
 
@@ -28,6 +29,7 @@ _HOME_OF = {
     "PredictOperator": "predict",
     "MonitorOperator": "monitor",
     "FleetOperator": "fleet",
+    "SearchOperator": "search",
     "RollbackOperator": "rollback",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "PredictOperator",
     "PromoteOperator",
     "RollbackOperator",
+    "SearchOperator",
     "TrainOperator",
     "ValidateOperator",
 ]

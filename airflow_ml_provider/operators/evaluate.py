@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.contract.arguments import EvaluateArguments
@@ -10,11 +10,13 @@ from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.gates import Gate
 from airflow_ml_provider.contract.models import Model
 from airflow_ml_provider.operators.base import StepOperator
+from airflow_ml_provider.registry.ledger import Ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_ml_provider.contract.documents import StepResult
+    from airflow_ml_provider.contract.documents import StepResult, StepSpec
+    from airflow_ml_provider.contract.store import Store
     from airflow_ml_provider.contract.tables import Table
     from airflow_ml_provider.operators.pins import Pins
 
@@ -138,6 +140,17 @@ class EvaluateOperator(StepOperator):
         if self.behaviour:
             # All of a module's tests; an entry point names one thing in a module.
             yield f"{self.behaviour}:tests"
+
+    def as_good_as(self, store: Store, spec: StepSpec) -> Iterator[Mapping[str, Any]]:
+        """Of a candidate that is the champion by now: the evaluation that made it so."""
+        candidate, champion = spec.parts["candidate"], spec.parts["champion"]
+        if champion is None or champion["version"] != candidate["version"]:
+            return
+        moves = [move.entry for move in Ledger(store, champion["name"]).moves() if move.moved]
+        last = next((entry for entry in reversed(moves) if entry.alias == champion["alias"]), None)
+        if last is not None and last.kind == "promotion" and last.version == champion["version"]:
+            before = None if last.previous is None else {**champion, "version": last.previous}
+            yield {**spec.parts, "champion": before}
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An evaluation publishes nothing."""

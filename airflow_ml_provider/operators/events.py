@@ -96,7 +96,9 @@ def tell_if(
 ) -> None:
     """Put facts on an outlet's event, or withhold the event: of nothing, or in a run that was asked to be mute."""
     if happened and not is_muted(context):
-        known = {name: value for name, value in extra.items() if value not in (None, {})}
+        reused = getattr(operator, "reused_from", "")
+        told = {**extra, "reused": reused or None}
+        known = {name: value for name, value in told.items() if value not in (None, {})}
         context["outlet_events"][asset].extra = known
     else:
         operator.outlets = [outlet for outlet in operator.outlets if outlet != asset]

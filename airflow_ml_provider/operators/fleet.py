@@ -94,6 +94,9 @@ class FleetStep(StepOperator):
             publish=self.publish,
             **own,
         )
+        if common.groups:
+            # Their values are found where the rows are read.
+            return common
         over = self.over
         if isinstance(over, str) and over.lstrip().startswith("["):
             # A template that gives a list as text: {{ params.items | tojson }}

@@ -9,6 +9,8 @@ from airflow_ml_provider.assets import table_asset
 from airflow_ml_provider.contract.arguments import IngestArguments
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.schema import Schema
+from airflow_ml_provider.contract.store import is_local
+from airflow_ml_provider.operators import contents
 from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.references import publishable
 
@@ -40,7 +42,8 @@ class IngestOperator(StepOperator):
     """
 
     verb = "ingest"
-    # What the files hold is in no fingerprint: the step compares it with what was published.
+    # Files that look as before are taken for the same; of others the step compares what they hold with what
+    # was published.
     reusable = False
     template_fields: Sequence[str] = ("source", "schema", "publish", "partitions", "transform", "suite")
     ui_color = "#e3f2fd"
@@ -88,6 +91,12 @@ class IngestOperator(StepOperator):
             max_bad_rows=self.max_bad_rows,
             delimiter=self.delimiter,
         )
+
+    def source_identity(self) -> str | None:
+        """Names, sizes and times of the source's files, where the task sees those that the step sees."""
+        source = str(self.source)
+        elsewhere = self._compute().ships_code and is_local(source)
+        return None if elsewhere else contents.files_of(source)
 
     def entry_points(self) -> Iterable[str | None]:
         """The transformation, the suite, and the schema where it is named."""

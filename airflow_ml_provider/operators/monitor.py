@@ -52,6 +52,8 @@ class MonitorOperator(StepOperator):
     """
 
     verb = "monitor"
+    # What has matured by now, the findings of before, and whom it tells: more than its tables.
+    shared = False
     looks_for_code = True
     template_fields: Sequence[str] = (
         "predictions", "rows", "tables", "features", "partitions", "publish", "known_at",

@@ -10,9 +10,9 @@ from airflow_ml_provider.contract.arguments import PredictArguments
 from airflow_ml_provider.contract.assignment import check_split
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.models import Champion
-from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.references import publishable
 from airflow_ml_provider.operators.selection import select, select_challengers, select_split
+from airflow_ml_provider.operators.sharding import ShardedStep
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.operators.pins import Pins
 
 
-class PredictOperator(StepOperator):
+class PredictOperator(ShardedStep):
     """Scores pinned feature rows with a model, in bounded memory, and publishes the predictions at once.
 
     Which versions score is decided when the task starts, and recorded with each row. A retry, a clear and a
@@ -42,6 +42,8 @@ class PredictOperator(StepOperator):
     :param salt: another salt is another assignment of the keys: one for each experiment. (templated)
     :param explain: how many features' contributions to its score, in log-odds, are kept with each row in the
         column ``contributions``, the largest by size; 0 keeps none.
+
+    ``shards`` and ``parallelism`` are those of :class:`~airflow_ml_provider.operators.sharding.ShardedStep`.
     """
 
     verb = "predict"
@@ -79,6 +81,13 @@ class PredictOperator(StepOperator):
             raise ConfigError(
                 f"explain is {explain}", todo="use the number of features to name, or 0 for none"
             )
+        if self.shards > 1 and (suite or challengers):
+            other = "suite" if suite else "challengers"
+            raise ConfigError(
+                f"task {self.task_id!r} has shards={self.shards} and {other}=: predictions in shards are not "
+                "audited before they are published, and have no challengers beside them",
+                todo="leave one of them out; a ValidateOperator can check the predictions afterwards",
+            )
         if salt and not split:
             raise ConfigError("salt= has no meaning without split=", todo="leave it out, or give the shares")
         self.model = model
@@ -110,6 +119,8 @@ class PredictOperator(StepOperator):
             challengers=select_challengers(pins, self.challengers),
             salt=str(self.salt),
             explain=self.explain,
+            shards=self.shards,
+            parallelism=self.parallelism,
         )
 
     def entry_points(self) -> Sequence[str | None]:

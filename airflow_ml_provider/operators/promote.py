@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow_ml_provider import config
 from airflow_ml_provider.assets import model_asset
 from airflow_ml_provider.contract.arguments import PromoteArguments
+from airflow_ml_provider.contract.documents import ModelVersion, StepResult
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.identity import document_digest
 from airflow_ml_provider.contract.models import Model, as_model
@@ -18,11 +19,14 @@ from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.events import announce_model
 from airflow_ml_provider.operators.evidence import evidence
 from airflow_ml_provider.operators.references import known_model
+from airflow_ml_provider.registry.history import standing
+from airflow_ml_provider.registry.ledger import Ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_ml_provider.contract.documents import StepResult
+    from airflow_ml_provider.contract.documents import StepSpec
+    from airflow_ml_provider.contract.store import Store
     from airflow_ml_provider.operators.pins import Pins
 
 
@@ -47,6 +51,8 @@ class PromoteOperator(StepOperator):
     """
 
     verb = "promote"
+    # Moving an alias is an act, not a result.
+    shared = False
     template_fields: Sequence[str] = ("verdict", "alias", "reason", "effective")
     ui_color = "#fff3e0"
 
@@ -104,6 +110,33 @@ class PromoteOperator(StepOperator):
         found = as_model(self.verdict, wanted_by=pins.wanted_by)
         now = pins.existing_model(Model(found.name, arguments.alias))
         return {"replaces": now.version if now else None}
+
+    def without_running(self, store: Store, spec: StepSpec) -> StepResult | None:
+        """Of a version that has the alias already, by the ledger too, there is nothing to move."""
+        verdict, alias = self._document(), str(self.alias)
+        model = verdict.get("model")
+        if verdict.get("decision") != "promote" or not isinstance(model, Mapping):
+            return None
+        name, version = str(model["name"]), model["version"]
+        moves = [move for move in Ledger(store, name).moves() if move.entry.alias == alias]
+        mine = any(move.entry.step_key == spec.step_key for move in moves)
+        settled = all(move.outcome for move in moves) and standing(moves)[0] == version
+        if (
+            spec.parts.get("replaces") != version
+            or mine
+            or not settled
+            or (self.answer and not self.answer.approved)
+        ):
+            return None
+        why = f"it is {alias} already"
+        said = {"promoted": False, alias: f"{name}/{version}", "replaced": "none", "why": why}
+        told = {"promoted": False, "alias": alias, "version": version, "replaced": None, "reason": why,
+                "ledger_entry": None}  # fmt: skip
+        reference = ModelVersion(name, version, str(model.get("run_id", "")), alias)
+        return StepResult(
+            self.verb, spec.step_key, spec.fingerprint, "success", model=reference, verdict=told, summary=said,
+            parts=spec.parts,
+        )  # fmt: skip
 
     def _document(self) -> dict[str, Any]:
         given = self.verdict

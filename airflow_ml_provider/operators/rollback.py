@@ -41,6 +41,8 @@ class RollbackOperator(StepOperator):
     """
 
     verb = "rollback"
+    # Moving an alias is an act, not a result.
+    shared = False
     template_fields: Sequence[str] = ("model", "reason", "to", "effective", "predictions")
     ui_color = "#fde7e7"
 

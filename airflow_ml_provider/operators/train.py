@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_ml_provider.assets import model_asset
 from airflow_ml_provider.contract.arguments import FleetArguments, TrainArguments
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.models import Model, as_model
+from airflow_ml_provider.hooks.mlflow import MlflowHook
 from airflow_ml_provider.operators.events import announce_model
 from airflow_ml_provider.operators.fleet import FleetStep
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_ml_provider.contract.documents import StepResult
+    from airflow_ml_provider.contract.documents import StepResult, StepSpec
     from airflow_ml_provider.contract.tables import Table
     from airflow_ml_provider.operators.pins import Pins
 
@@ -30,16 +31,21 @@ class TrainOperator(FleetStep):
 
     :param function: ``"package.module:function"`` that gets the rows and gives a model. (templated)
     :param table: feature rows: a Table, its name, or an upstream step's ``.output``. (templated)
-    :param model: the registered model that gets the version; with ``over=`` that of the best item.
+    :param model: the registered model that gets the version; with items, that of the best one.
     :param partitions: which partitions to train on; all of them when empty. (templated)
     :param hyperparameters: given to the function as ``params``; an operator's ``params`` are Airflow's, for
         the form of a run. (templated)
     :param trusted_types: types that a model may hold beside those that are safe to load. (templated)
-    :param over: items to train a model for each of. (templated)
+    :param over: a column, or several, of the table: a model for each value, registered as one model that
+        scores each row by that of its group. Or items to train a model for each of. (templated)
     :param known_values: columns (features, or kept ones) whose values must have occurred in training: rows
         with another one are refused when the model scores.
-    :param best: with ``over=``: the metric by which one item's model is registered, with a "-" before its
-        name where less is better.
+    :param best: with items: the metric by which one item's model is registered, with a "-" before its name
+        where less is better.
+    :param fallback: with columns, what becomes of rows whose group has no model when they are scored:
+        ``"refuse"`` fails and names the groups, ``"null"`` leaves them without a score, ``"all"`` scores them
+        by one more model, of all rows.
+    :param minimum_rows: with columns: groups of fewer labelled rows get no model.
     """
 
     verb = "train"
@@ -61,14 +67,20 @@ class TrainOperator(FleetStep):
         known_values: Sequence[str] = (),
         over: Any = None,
         best: str = "",
+        fallback: Literal["refuse", "null", "all"] = "refuse",
+        minimum_rows: int = 1,
         **kwargs: Any,
     ) -> None:
         _refuse_params(kwargs.get("params"))
         super().__init__(over=over, **kwargs)
+        self.groups = _groups(over)
+        self.fallback = fallback
+        self.minimum_rows = minimum_rows
         if over is not None:
             # A fleet of trainings; all that is particular to it is done by that step.
             self.verb = "fleet"  # type: ignore[misc]
-        _check_model(self.task_id, model, best, many=over is not None)
+        _check_model(self.task_id, model, best, many=over is not None, groups=self.groups)
+        _check_groups(self.task_id, self.groups, fallback, minimum_rows)
         if isinstance(trusted_types, str):
             raise ConfigError(
                 f"trusted_types is the text {trusted_types!r}",
@@ -82,7 +94,7 @@ class TrainOperator(FleetStep):
             dict(hyperparameters) if isinstance(hyperparameters, Mapping) else hyperparameters
         )
         self.trusted_types = trusted_types
-        self.known_values = _columns(self.task_id, known_values, many=over is not None)
+        self.known_values = _columns(self.task_id, known_values, many=over is not None and not self.groups)
         self.best = best
         if model is not None:
             known = as_model(model, wanted_by=f"task {self.task_id!r}")
@@ -101,7 +113,11 @@ class TrainOperator(FleetStep):
                 params=dict(self.hyperparameters or {}),
                 trusted_types=tuple(self.trusted_types),
                 best=self.best,
-                model=self._challenger(pins) if self.best else None,
+                model=self._challenger(pins) if self.best or self.groups else None,
+                groups=self.groups,
+                fallback=self.fallback,
+                minimum_rows=self.minimum_rows,
+                known_values=self.known_values,
             )
         return TrainArguments(
             function=self.function,
@@ -122,12 +138,57 @@ class TrainOperator(FleetStep):
         super().announce(result, context)
         announce_model(self, result, context, moved=True, alias=ALIAS)
 
+    def adopt(self, result: StepResult, spec: StepSpec) -> StepResult:
+        """The model of another run: the last one that was asked for, and so the challenger."""
+        result = super().adopt(result, spec)
+        if result.model is not None:
+            hook, model = MlflowHook(), result.model
+            now = hook.find(Model(model.name, ALIAS))
+            if now is None or now.version != model.version:
+                self.log.info("%s@%s is pointed to version %s again", model.name, ALIAS, model.version)
+                hook.point(model.name, ALIAS, model.version)
+        return result
+
     def _challenger(self, pins: Pins) -> Model:
         return Model(as_model(self.model, wanted_by=pins.wanted_by).name, ALIAS)
 
 
-def _check_model(task_id: str, model: Any, best: str, *, many: bool) -> None:
-    """A single training is registered; of many at most the best, and both is then to be said."""
+def _groups(over: Any) -> tuple[str, ...]:
+    """The columns to group by, if that is what is meant: a plain name, or some of them."""
+    names = (over,) if isinstance(over, str) else over
+    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(each, str) for each in names):
+        return ()
+    # A template gives items, or the name of a table of them.
+    return () if any("{" in each or each.lstrip().startswith("[") for each in names) else tuple(names)
+
+
+def _check_groups(task_id: str, groups: tuple[str, ...], fallback: str, minimum_rows: Any) -> None:
+    if fallback not in ("refuse", "null", "all"):
+        raise ConfigError(
+            f"task {task_id!r} has fallback={fallback!r}",
+            todo='write "refuse", "null" or "all"',
+        )
+    if isinstance(minimum_rows, int) and minimum_rows < 1:
+        raise ConfigError(f"task {task_id!r} has minimum_rows={minimum_rows}; at least 1 is needed")
+    if not groups and (fallback != "refuse" or minimum_rows != 1):
+        raise ConfigError(
+            f"task {task_id!r} has fallback= or minimum_rows=, which are for a model for each group",
+            todo='name the columns of the groups: over="route", or over=("origin", "dest")',
+        )
+    if len(set(groups)) < len(groups):
+        raise ConfigError(f"task {task_id!r} names a column twice: over={groups!r}")
+
+
+def _check_model(task_id: str, model: Any, best: str, *, many: bool, groups: tuple[str, ...] = ()) -> None:
+    """A single training is registered, and the models of groups as one; of other items at most the best."""
+    if groups:
+        if model is None or best:
+            raise ConfigError(
+                f"task {task_id!r} trains a model for each group by {', '.join(groups)} and has "
+                + ("best=, and they are registered together" if best else "no model= to register them as"),
+                todo='give model="flight_delays", and no best=',
+            )
+        return
     if many and bool(best) != (model is not None):
         raise ConfigError(
             f"task {task_id!r} trains many models and has {'best' if best else 'model'}= alone",

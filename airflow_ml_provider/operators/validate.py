@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from airflow_ml_provider.assets import validated_asset
 from airflow_ml_provider.contract.arguments import ValidateArguments
 from airflow_ml_provider.operators.base import StepOperator
@@ -14,7 +16,7 @@ from airflow_ml_provider.operators.references import known_table
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_ml_provider.contract.documents import StepResult
+    from airflow_ml_provider.contract.documents import StepResult, StepSpec
     from airflow_ml_provider.contract.tables import Table
     from airflow_ml_provider.operators.pins import Pins
 
@@ -55,6 +57,13 @@ class ValidateOperator(StepOperator):
     def entry_points(self) -> Iterable[str | None]:
         """The suite."""
         return (self.suite,)
+
+    def adopt(self, result: StepResult, spec: StepSpec) -> StepResult:
+        """The verdict for the version that this run reads, in which these rows are the same."""
+        if result.table is None:
+            return result
+        table = msgspec.structs.replace(result.table, version=spec.arguments["table"]["version"])
+        return msgspec.structs.replace(result, table=table)
 
     def announce(self, result: StepResult, context: Context) -> None:
         """An event with the verdict, if the table passed."""

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from airflow_ml_provider.contract.arguments import VERBS
+from airflow_ml_provider.contract.arguments import SHARDED, VERBS
 from airflow_ml_provider.contract.documents import StepResult, StepSpec
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, ConfigError, MLError
 
@@ -22,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("verb", choices=VERBS)
     parser.add_argument("--spec", required=True, help="file or URI of the spec")
     parser.add_argument("--end-with-parent", action="store_true", help="end when standard input closes")
-    fleet = parser.add_argument_group("parts of a fleet")
-    fleet.add_argument("--plan", action="store_true", help="write the fleet's plan and end")
+    parser.add_argument("--verify", action="store_true", help="compute a part of it again, and compare")
+    fleet = parser.add_argument_group("parts of a fleet, of a search, or of a step in shards")
+    fleet.add_argument("--plan", action="store_true", help="write the plan and end")
     fleet.add_argument("--index", type=int, metavar="N", help="run the N-th pending index, from 0, and end")
     fleet.add_argument("--worker", help=argparse.SUPPRESS)
     fleet.add_argument("--fleet-plan", default="", help=argparse.SUPPRESS)
@@ -33,7 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from airflow_ml_provider.steps import fleet_modes
 
         part = fleet_modes.wanted(options)
-    return run(options.spec, verb=options.verb, end_with_parent=options.end_with_parent, part=part)
+    elif options.verb == "search":
+        from airflow_ml_provider.steps import search_modes
+
+        part = search_modes.wanted(options)
+    elif options.verb in SHARDED:
+        from airflow_ml_provider.steps import sharding
+
+        part = sharding.wanted(options)
+    return run(
+        options.spec, verb=options.verb, end_with_parent=options.end_with_parent, part=part,
+        verify=options.verify,
+    )  # fmt: skip
 
 
 def run(
@@ -43,6 +55,7 @@ def run(
     end_with_parent: bool = False,
     again: bool = False,
     part: Callable[[StepSpec], int] | None = None,
+    verify: bool = False,
 ) -> int:
     """Run the step of a spec; gives the exit code.
 
@@ -50,6 +63,7 @@ def run(
     :param end_with_parent: end when standard input closes.
     :param again: run even if an earlier try has left a result.
     :param part: runs only a part of the step, without a result.
+    :param verify: compute a part of the step and compare it with the result that lies beside the spec.
     """
     # Before any library starts OpenMP: threads that wait sleep instead of spinning. On a machine that is busy
     # with other steps, or a pod with a CPU limit, spinning made LightGBM's training four times slower.
@@ -67,11 +81,11 @@ def run(
             raise ConfigError(f"{spec_uri} is the spec of a {spec.verb} step, not of {verb}")
         if part is not None:
             return part(spec)
-        result = None if again else runner.existing_result(spec)
+        result = None if again or verify else runner.existing_result(spec)
         if result is not None:
             log.info("already done by an earlier try; its result stands")
         else:
-            result = runner.run_step(spec)
+            result = runner.run_step(spec, verify=verify)
     except MLError as error:
         print(f"{error.kind} error: {error}", file=sys.stdout, flush=True)
         return error.exit_code

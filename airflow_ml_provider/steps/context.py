@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from airflow_ml_provider.contract.store import Store
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.tables import Table
+    from airflow_ml_provider.steps.progress import Progress
     from airflow_ml_provider.steps.tables import PinnedTable
     from airflow_ml_provider.steps.tracking import Tracker
 
@@ -36,6 +37,7 @@ class Outcome:
     summary: dict[str, Any] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     mlflow_run_id: str = ""
+    timely: bool = False
 
 
 class StepContext:
@@ -81,6 +83,12 @@ class StepContext:
         """Something a person should know that does not fail the step; shown in the result too."""
         self.log.warning(message)
         self.warnings.append(message)
+
+    def progress(self, what: str, total: int | None = None) -> Progress:
+        """A count of what a long loop does, for people: ``with step.progress("rows", n) as progress``."""
+        from airflow_ml_provider.steps.progress import Progress, record
+
+        return Progress(what, total, keep=partial(record, self))
 
     def keep_document(self, name: str, content: bytes) -> str:
         """Keep a report or verdict with the step's run; gives its URI."""

@@ -94,10 +94,10 @@ def delta_schema(target: Table, rows: pa.Schema) -> Schema:
     return Schema.from_arrow(rows)
 
 
-def fit(target: Table, table: DeltaTable, schema: Schema, *, whole: bool) -> None:
-    """Make a table ready for rows of this schema, without touching any of its own.
+def check_fit(target: Table, table: DeltaTable, schema: Schema, *, whole: bool) -> None:
+    """Whether rows of this schema can be published to a table, perhaps with columns that are new to it.
 
-    A new column is added to the table. A publication of the whole table may have any columns.
+    A publication of the whole table may have any columns.
 
     :raises DataError: a column has another type in the table.
     :raises ConfigError: the table is partitioned otherwise.
@@ -119,6 +119,15 @@ def fit(target: Table, table: DeltaTable, schema: Schema, *, whole: bool) -> Non
                     kept="the table is as it was",
                     todo="make the rows' type the table's, or publish under another table name",
                 )
+
+
+def fit(target: Table, table: DeltaTable, schema: Schema, *, whole: bool) -> None:
+    """Make a table ready for rows of this schema, without touching any of its own: new columns are added.
+
+    :raises MLError: as :func:`check_fit`.
+    """
+    check_fit(target, table, schema, whole=whole)
+    there = {field.name for field in table.schema().fields}
     naive = any(_type_name(field.type) == "timestamp_ntz" for field in schema.fields)
     new = [field for field in schema.fields if field.name not in there]
     try:

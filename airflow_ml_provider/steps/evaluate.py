@@ -74,6 +74,7 @@ def _examine(
     challenger = versions.fetch(step, contestants.candidate)
     champion = None if contestants.incomparable else contestants.champion
     others = [versions.fetch(step, champion)] if champion else []
+    rows.keep_scored(step, [challenger, *others])
     seed = step.spec.seed
     measured = measurement.measure(
         rows,
@@ -83,6 +84,7 @@ def _examine(
         seed=seed,
         gates=arguments.gates,
         texts=slices.by_functions(step, sliced_by, rows.frame),
+        progress=step.progress,
     )
     explained_by = [name for name in sliced_by if name in columns]
     explained = explanations.explanation(rows.frame, rows.count, challenger, explained_by, seed)

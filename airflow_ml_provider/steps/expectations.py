@@ -1,10 +1,14 @@
 """Great Expectations over a table, in bounded memory.
 
-GX evaluates a pandas frame, and whole-table metrics (a mean, uniqueness, quantiles) are exact only over all
-rows at once. So the rows are not split but the columns: expectations are evaluated in passes, each reading
-only the columns its expectations name, as many as fit a budget. Peak memory is that of a pass, about four
-times ``PASS_BYTES`` with GX's own copies, or that of the widest single expectation where this is more; it
-grows with the rows and never with the number of columns or expectations.
+Expectations that look at one row at a time are counted by Polars in one streaming pass
+(:mod:`airflow_ml_provider.steps.expectation_counts`), a mean or quantiles are computed of one column after the
+other (:mod:`airflow_ml_provider.steps.expectation_columns`). GX evaluates the others over a pandas frame of no
+more than they need: the different values of a column for those about its set of values, its least and largest
+for those about these, no rows for those about the table's columns. What is left (a row condition, several
+columns together) it evaluates over all rows, in passes: each reads only the columns its expectations name, as
+many as fit a budget. Peak memory is that of a pass, about four times ``PASS_BYTES`` with GX's own copies, or
+that of the widest single expectation where this is more; it never grows with the number of columns or
+expectations, and with the rows only where a column as a whole is asked for.
 """
 
 from __future__ import annotations
@@ -14,22 +18,35 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from airflow_ml_provider.contract.errors import DataError, UserCodeError, did_you_mean
+from airflow_ml_provider.steps.expectation_columns import as_pandas, evaluate_columns
+from airflow_ml_provider.steps.expectation_counts import evaluate_counted
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation import Expectation
 
-PASS_BYTES = 256 << 20
+PASS_BYTES = 64 << 20
 _TEXT_BYTES = 32
 # About the table's columns, not about values: evaluated over no rows, with all columns.
 _SHAPE = re.compile(r"expect_table_column|expect_column_to_exist")
 _COLUMNS = ("column", "column_A", "column_B", "column_list")
+# About the set of a column's values.
+_SETS = (
+    "expect_column_distinct_values_to_be_in_set",
+    "expect_column_distinct_values_to_contain_set",
+    "expect_column_distinct_values_to_equal_set",
+    "expect_column_unique_value_count_to_be_between",
+)
+# More values than these are no small set.
+_MOST_VALUES = 500_000
+_ENDS = ("expect_column_min_to_be_between", "expect_column_max_to_be_between")
 
 
 @dataclass
@@ -39,15 +56,22 @@ class Pass:
     columns: set[str]
     places: list[int] = field(default_factory=list)
     no_rows: bool = False
+    rows: pl.LazyFrame | None = None
 
 
 def evaluate(
-    suite: ExpectationSuite, frame: pl.LazyFrame, rows: int, *, what: str
+    suite: ExpectationSuite,
+    frame: pl.LazyFrame,
+    rows: int,
+    *,
+    what: str,
+    advance: Callable[[int], object] = lambda expectations: None,
 ) -> ExpectationSuiteValidationResult:
     """Evaluate a suite over all rows of a lazy frame; results are in the suite's order, JSON-able.
 
     :param rows: how many there are.
     :param what: the table, for messages.
+    :param advance: told of so many more expectations that are evaluated.
     :raises DataError: an expectation names a column that is not there.
     :raises UserCodeError: an expectation cannot be evaluated on such values.
     """
@@ -56,16 +80,24 @@ def evaluate(
     schema = frame.collect_schema()
     expectations = suite.expectations
     _check_columns(suite, schema.names(), what)
-    results: dict[int, ExpectationValidationResult] = {}
     integers = {name for name, kind in schema.items() if kind.is_integer()}
-    validate = _validator(what, integers)
-    for one in passes_of(expectations, schema, rows):
-        part = frame.limit(0) if one.no_rows else frame
-        names = [name for name in schema.names() if name in one.columns]
-        table = part.select(names).collect(engine="streaming").to_arrow(compat_level=pl.CompatLevel.oldest())
-        pandas = table.to_pandas(split_blocks=True, self_destruct=True)
-        del table
+    results: dict[int, ExpectationValidationResult] = {}
+    waiting: dict[int, Expectation] = dict(enumerate(expectations))
+    for way in (partial(evaluate_counted, rows=rows), evaluate_columns):
+        found = way(waiting, frame=frame)
+        for place, result in found.items():
+            _as_json(result, integers)
+            results[place] = result
+            del waiting[place]
+        advance(len(found))
+    passes, waiting = _reduced(waiting, frame)
+    passes += passes_of(waiting, schema, rows)
+    validate = _validator(what, integers) if passes else None
+    for one in passes:
+        assert validate is not None
+        pandas = _as_pandas(one, frame)
         results.update(validate(pandas, {place: expectations[place] for place in one.places}))
+        advance(len(one.places))
     ordered = [results[place] for place in sorted(results)]
     _refuse_errors(suite.name, ordered, what)
     passed = sum(bool(result.success) for result in ordered)
@@ -82,6 +114,43 @@ def evaluate(
     )
 
 
+def _reduced(
+    waiting: Mapping[int, Expectation], frame: pl.LazyFrame
+) -> tuple[list[Pass], dict[int, Expectation]]:
+    """Passes over less than all rows that say the same of a column, and the expectations that need others."""
+    schema = frame.collect_schema()
+    found: dict[tuple[str, bool], Pass] = {}
+    left = dict(waiting)
+    about = {
+        place: one.configuration.kwargs["column"]
+        for place, one in waiting.items()
+        if one.expectation_type in (*_SETS, *_ENDS) and not one.configuration.kwargs.get("row_condition")
+    }
+    sets = sorted({column for place, column in about.items() if waiting[place].expectation_type in _SETS})
+    sizes: dict[str, int] = {}
+    if sets:
+        counted = frame.select(pl.col(name).approx_n_unique() for name in sets).collect(engine="streaming")
+        sizes = counted.row(0, named=True)
+    for place, name in about.items():
+        ends = waiting[place].expectation_type in _ENDS
+        column = frame.select(name)
+        if ends and schema[name].is_numeric():
+            rows = pl.concat([column.max(), column.min()])
+        elif not ends and sizes[name] <= _MOST_VALUES:
+            rows = column.unique()
+        else:
+            continue
+        found.setdefault((name, ends), Pass({name}, rows=rows)).places.append(place)
+        del left[place]
+    return list(found.values()), left
+
+
+def _as_pandas(one: Pass, frame: pl.LazyFrame) -> Any:
+    rows = one.rows if one.rows is not None else frame.limit(0) if one.no_rows else frame
+    names = [name for name in frame.collect_schema() if name in one.columns]
+    return as_pandas(rows.select(names))
+
+
 def columns_of(expectation: Expectation, known: Sequence[str]) -> list[str]:
     """The columns whose values an expectation looks at; all known ones if it does not tell."""
     kwargs = expectation.configuration.kwargs
@@ -95,12 +164,15 @@ def columns_of(expectation: Expectation, known: Sequence[str]) -> list[str]:
     return [*named, *(name for name in used if name not in named)]
 
 
-def passes_of(expectations: Sequence[Expectation], schema: pl.Schema, rows: int) -> list[Pass]:
-    """Which expectations are evaluated together, so that no pass reads more than the budget if it can."""
+def passes_of(expectations: Mapping[int, Expectation], schema: pl.Schema, rows: int) -> list[Pass]:
+    """Which expectations are evaluated together, so that no pass reads more than the budget if it can.
+
+    :param expectations: by their place in the suite.
+    """
     known = schema.names()
     shape = Pass(set(known), no_rows=True)
     passes: list[Pass] = []
-    for place, expectation in enumerate(expectations):
+    for place, expectation in expectations.items():
         if _SHAPE.match(expectation.expectation_type):
             shape.places.append(place)
             continue
@@ -135,7 +207,6 @@ def _validator(
         InMemoryStoreBackendDefaults,
         ProgressBarsConfig,
     )
-    from great_expectations.util import convert_to_json_serializable
 
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
@@ -158,14 +229,22 @@ def _validator(
         for result in found.results:
             config: Any = result.expectation_config
             place, config.id = int(config.id), None
-            # NumPy's numbers pass for serializable, and GX's own renderer then stumbles over them.
-            text = json.dumps(convert_to_json_serializable(result.result), default=str)
-            of_integers = integers >= set(_values_of(config.kwargs))
-            result.result = json.loads(text, parse_float=_integer if of_integers else None)
+            _as_json(result, integers)
             results[place] = result
         return results
 
     return validate
+
+
+def _as_json(result: ExpectationValidationResult, integers: Set[str]) -> None:
+    """Make a result's values those of its JSON text."""
+    from great_expectations.util import convert_to_json_serializable
+
+    # NumPy's numbers pass for serializable, and GX's own renderer then stumbles over them.
+    config: Any = result.expectation_config
+    text = json.dumps(convert_to_json_serializable(result.result), default=str)
+    of_integers = integers >= set(_values_of(config.kwargs))
+    result.result = json.loads(text, parse_float=_integer if of_integers else None)
 
 
 def _integer(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from airflow_ml_provider.contract.partitions import Partitions
 from airflow_ml_provider.steps import functions, point_in_time
 from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, write_facts, write_rows
 from airflow_ml_provider.steps.feature_labels import refuse_repeats, with_labels
-from airflow_ml_provider.steps.out_of_core import repeats, sort
+from airflow_ml_provider.steps.out_of_core import repeats, scan, sort
 from airflow_ml_provider.steps.point_in_time import Facts
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Built:
-    """The rows with their features, as Parquet files that stand side by side, ordered by partition and key.
+    """The rows with their features, as Parquet and Arrow files that stand side by side, ordered by partition and key.
 
     :param files: the rows, with labels ``label`` and ``label_known``; then a file for each view, with columns
         as :func:`.point_in_time.join` names them.
@@ -60,7 +60,14 @@ class Built:
 
     def frame(self) -> pl.LazyFrame:
         """The rows, in their order."""
-        return pl.concat([pl.scan_parquet(path) for path in self.files], how="horizontal")
+        return pl.concat([scan(path) for path in self.files], how="horizontal")
+
+    def sums(self, counted: list[pl.Expr]) -> tuple[int, ...]:
+        """Sums over all rows.
+
+        :param counted: sums of something of each row, of which each part of the rows can have its own.
+        """
+        return self.frame().select(counted).collect(engine="streaming").row(0)
 
     @property
     def time(self) -> str:
@@ -74,21 +81,25 @@ class Built:
             columns |= {name: f"v{index}_{number}" for number, name in enumerate(view.columns)}
         return columns
 
-    def published(self, feature_hash: str) -> pl.LazyFrame:
-        """The rows as they are published: the user's column names, timestamps in UTC."""
+    def published_columns(self) -> dict[str, str]:
+        """Published column to its column in the file, in order; without the feature hash."""
         partition = (self.wanted.partition_by,) if self.wanted.partition_by else ()
         head = dict.fromkeys((*self.features.key, self.features.prediction_time, *partition))
         columns = {name: self.rows.names[name] for name in head} | self.feature_columns()
         columns |= {name: self.rows.names[name] for name in self.features.keep}
         if self.wanted.labels and self.features.label:
             columns |= {self.features.label.name: "label", LABEL_KNOWN_AT: "label_known"}
+        return columns
+
+    def published(self, feature_hash: str) -> pl.LazyFrame:
+        """The rows as they are published: the user's column names, timestamps in UTC."""
         frame = self.frame()
         times = {inside for inside, kind in frame.collect_schema().items() if kind == pl.Datetime}
 
         def column(inside: str) -> pl.Expr:
             return pl.col(inside).dt.replace_time_zone("UTC") if inside in times else pl.col(inside)
 
-        named = [column(inside).alias(name) for name, inside in columns.items()]
+        named = [column(inside).alias(name) for name, inside in self.published_columns().items()]
         return frame.select(*named, pl.lit(feature_hash).alias(FEATURE_HASH))
 
 
@@ -99,10 +110,12 @@ def build(
     connection: DuckDBPyConnection,
     folder: Path,
     say: Callable[[str], None],
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Built | None:
     """Build rows into a folder; None when there are none to build.
 
     :param say: told what has been done, for a person who waits.
+    :param advance: told, again and again, how many more rows have been joined with a view.
     :raises UserCodeError: a function raised, or does not give what is declared.
     :raises DataError: keys are null or not unique, a prediction time is null, or no label is known.
     """
@@ -143,9 +156,10 @@ def build(
         if without_time:
             timeless[view.name] = without_time
         say(f"view {view.name}: {total:,} facts")
-    spine = folder / "spine.parquet"
-    sort(connection, chosen, rows.order, to=spine)
-    joined = point_in_time.join(connection, spine, rows.names[features.prediction_time], facts, folder)
+    spine = sort(connection, chosen, rows.order, to=folder / "spine.parquet")
+    joined = point_in_time.join(
+        connection, spine, rows.names[features.prediction_time], facts, folder, advance=advance
+    )
     say(f"joined {len(facts)} views as they were known")
     return Built(features, wanted, (spine, *joined), rows, count, asked, timeless)
 
@@ -166,7 +180,6 @@ def labelled(features: FeatureSet) -> Label:
 def _check_rows(
     connection: DuckDBPyConnection, features: FeatureSet, rows: Rows, partition_by: str | None
 ) -> tuple[int, datetime, datetime]:
-    who = functions.name_of(features.rows)
     needed = dict.fromkeys(features.key, "key") | {features.prediction_time: "prediction time"}
     if partition_by:
         needed.setdefault(partition_by, "partition")
@@ -176,16 +189,30 @@ def _check_rows(
     count, first, last, *missing = (
         pl.scan_parquet(rows.path).select(looked).collect(engine="streaming").row(0)
     )
+    refuse_missing(features, needed, missing, count)
+    refuse_repeats(
+        repeats(connection, rows.path, rows.inside(features.key)),
+        features.key,
+        f"rows that {functions.name_of(features.rows)} gives",
+    )
+    return count, first, last
+
+
+def refuse_missing(
+    features: FeatureSet, needed: Mapping[str, str], missing: Sequence[int], count: int
+) -> None:
+    """
+    :param needed: column to what it is.
+    :param missing: how many of the rows do not have it.
+    :raises DataError: there are rows without a key, a prediction time or a partition.
+    """
     for (column, what), without in zip(needed.items(), missing, strict=True):
         if without:
             raise DataError(
-                f"{without:,} of {count:,} rows that {who} gives have no {what}: {column!r} is null",
+                f"{without:,} of {count:,} rows that {functions.name_of(features.rows)} gives have no {what}: "
+                f"{column!r} is null",
                 todo="fill it, or leave these rows out",
             )
-    refuse_repeats(
-        repeats(connection, rows.path, rows.inside(features.key)), features.key, f"rows that {who} gives"
-    )
-    return count, first, last
 
 
 def _count_facts(facts: Facts) -> tuple[int, int]:

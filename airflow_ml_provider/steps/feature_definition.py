@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_ml_provider.contract.code import reachable_files, split_entry_point
-from airflow_ml_provider.contract.errors import DataError, UserCodeError
+from airflow_ml_provider.contract.errors import ConfigError, DataError, UserCodeError
 from airflow_ml_provider.contract.features import FeatureSet
 from airflow_ml_provider.contract.identity import digest, document_digest
 from airflow_ml_provider.steps import functions
@@ -89,13 +89,33 @@ def load(step: StepContext, entry_point: str) -> FeatureSet:
     return found
 
 
+def asks_for_spark(features: FeatureSet) -> bool:
+    """Whether a feature set's functions ask for Spark frames.
+
+    :raises ConfigError: some do and some do not.
+    """
+    there = functions_of(features)
+    on_spark = [function for function in there if functions.asks_for_spark(function)]
+    others = [function for function in there if function not in on_spark]
+    if on_spark and others:
+        raise ConfigError(
+            f"{functions.name_of(on_spark[0])} asks for a Spark frame and {functions.name_of(others[0])} does not: "
+            "all functions of a feature set are run by one engine",
+            todo="annotate the tables of all of them with pyspark.sql.DataFrame, or of none",
+        )
+    return bool(on_spark)
+
+
 def feature_hash(features: FeatureSet, entry_point: str, roots: tuple[str, ...]) -> str:
     """The identity of a definition: what is declared, and all code that its functions can reach.
 
     The same for training and prediction, whatever the tables, partitions and labels; files that the
     feature code does not import (the model's, say) do not count.
     """
-    modules = {split_entry_point(entry_point)[0], *(_plain(each).__module__ for each in _functions(features))}
+    modules = {
+        split_entry_point(entry_point)[0],
+        *(plain(each).__module__ for each in functions_of(features)),
+    }
     files = {**_installed_sources(modules), **reachable_files(sorted(modules), roots)}
     parts: list[str | bytes] = [
         document_digest({"declared": _declared(features), "join": _JOIN, "is": entry_point})
@@ -109,12 +129,14 @@ def _path(table: str, feature_hash: str) -> str:
     return f"tables/{table}/_ml/features-{feature_hash}.json"
 
 
-def _functions(features: FeatureSet) -> list[Callable[..., Any]]:
+def functions_of(features: FeatureSet) -> list[Callable[..., Any]]:
+    """All functions of a set: of its rows, views, label and as_known."""
     label = [features.label.function] if features.label else []
     return [features.rows, *(view.function for view in features.views), *label, *features.as_known.values()]
 
 
-def _plain(function: Callable[..., Any]) -> Any:
+def plain(function: Callable[..., Any]) -> Any:
+    """The function itself, where some of its arguments are given already."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
@@ -128,7 +150,7 @@ def _installed_sources(modules: set[str]) -> dict[str, Path]:
 
 def _declared(features: FeatureSet) -> dict[str, Any]:
     def name(function: Callable[..., Any]) -> str:
-        return functions.name_of(_plain(function))
+        return functions.name_of(plain(function))
 
     def fields(declared: Any) -> dict[str, Any]:
         return {key: name(value) if callable(value) else value for key, value in vars(declared).items()}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -114,10 +114,12 @@ class Given:
             found = (found.cast(pl.Int64) + (999 if up else 0)) // 1000
         return found.cast(_MICROSECONDS)
 
-    def write(self, path: Path, frame: pl.LazyFrame) -> Path:
+    def write(
+        self, path: Path, frame: pl.LazyFrame, *, compression: Literal["lz4", "uncompressed"] = "lz4"
+    ) -> Path:
         """Compute a frame made of this one into a file; what raises is the function's doing."""
         with functions.blame(self.function):
-            frame.sink_parquet(path, compression="lz4")
+            frame.sink_parquet(path, compression=compression)
         return path
 
 
@@ -193,7 +195,8 @@ def write_facts(
         usable &= pl.col("event") >= pl.lit(first) - pl.duration(seconds=view.max_age_seconds)
     # Facts without a time are kept in the file, to be counted; the join leaves them out.
     timeless = pl.col("event").is_null() | pl.col("known").is_null()
-    given.write(to, frame.filter(usable | timeless))
+    # The larger part of the bytes are features, which are floats as a rule, and those hardly shrink.
+    given.write(to, frame.filter(usable | timeless), compression="uncompressed")
     return Facts(to, rows.inside(view.by), len(view.features), view.max_age_seconds)
 
 

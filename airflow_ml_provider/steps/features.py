@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
 from airflow_ml_provider.contract.arguments import FeaturesArguments
 from airflow_ml_provider.contract.features import FeatureSet
 from airflow_ml_provider.contract.identity import document_digest
-from airflow_ml_provider.steps import feature_build, feature_definition, functions, leakage, maturity, tables
+from airflow_ml_provider.contract.store import is_local
+from airflow_ml_provider.steps import (
+    feature_build,
+    feature_definition,
+    functions,
+    leakage,
+    maturity,
+    replay,
+    tables,
+)  # fmt: skip
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext
 from airflow_ml_provider.steps.feature_build import Built, Wanted
 from airflow_ml_provider.steps.feature_definition import Roles
 from airflow_ml_provider.steps.feature_inputs import Inputs
 from airflow_ml_provider.steps.leakage import Checked
 from airflow_ml_provider.steps.out_of_core import connect
-from airflow_ml_provider.steps.replay import replay
-from airflow_ml_provider.steps.tables import PinnedTable
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.contract.documents import Publication
+    from airflow_ml_provider.contract.partitions import Partitions
+    from airflow_ml_provider.steps.tables import PinnedTable
 
 # A leak does its harm in training: rows with labels are replayed, rows to predict are made by the same code.
 _REPLAYED_MOMENTS = 3
-# Every view reads its tables again: up to this size a table is fetched once, into the scratch folder.
+# Every view reads its tables again: up to this size a table is fetched once, into the scratch folder. A table
+# of few files on local disk is as quickly read where it is.
 _FETCHED_BYTES = 1 << 30
+_FEW_FILES = 50
 
 
 def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
@@ -48,48 +66,108 @@ def run(step: StepContext, arguments: FeaturesArguments) -> Outcome:
         labels=arguments.labels,
         known_at=maturity.latest(label, arguments.known_at) if label else None,
     )
-    inputs = Inputs({name: _fetched(step, table) for name, table in pinned.items()}, step.scratch)
-    built, checked, replayed = _build_and_prove(step, features, inputs, wanted)
-    _warn(step, built, checked)
-    Roles.of(features, arguments.features, mark, wanted.partition_by).write(
-        step.store, arguments.publish.name
-    )
-    if by_time:
-        content = document_digest([content, built.count])
-    batches = tables.batches_of(built.published(mark))
-    publication = tables.publish(
-        step, arguments.publish, batches, partitions=partitions, content=content, suite=arguments.suite
-    )
+    with _engine(step, features, pinned, arguments) as engine:
+        found = engine.build_and_prove(wanted, _Progress(step), moments=_REPLAYED_MOMENTS)
+        if found is None:
+            where = f"{wanted.partition_by}={partitions.label}" if partitions else "the tables"
+            raise Skipped(f"no rows to build in {where}: {functions.name_of(features.rows)} gives none")
+        built, checked, replayed = found
+        _warn(step, built, checked)
+        Roles.of(features, arguments.features, mark, wanted.partition_by).write(
+            step.store, arguments.publish.name
+        )
+        if by_time:
+            content = document_digest([content, built.count])
+        publication = engine.publish(built, mark, arguments, partitions, content)
     return Outcome(
         table=publication,
         metrics={"rows": built.count, "features": len(features.features), "facts": checked.facts}
         | ({"matured_share": built.count / built.asked} if label else {})
         | {f"without_{view}": share for view, share in checked.without_fact.items()},
         summary=_summary(built, checked, replayed, mark),
+        timely=by_time,
     )
 
 
-def _build_and_prove(
-    step: StepContext, features: FeatureSet, inputs: Inputs, wanted: Wanted
-) -> tuple[Built, Checked, int]:
-    """The rows, what the proof of times looked at, and how many rows were replayed."""
-    say = _Progress(step)
-    with connect(step.scratch) as connection:
-        built = feature_build.build(features, inputs, wanted, connection, step.scratch / "build", say)
-        if built is None:
-            where = f"{wanted.partition_by}={wanted.partitions.label}" if wanted.partitions else "the tables"
-            raise Skipped(f"no rows to build in {where}: {functions.name_of(features.rows)} gives none")
-        checked = leakage.check_times(built)
-        say(f"proved that none of {checked.facts:,} facts is newer than its row's prediction time")
-        replayed = 0
-        if features.as_known and wanted.labels:
-            replayed = replay(built, inputs, connection, moments=_REPLAYED_MOMENTS, say=say)
-    return built, checked, replayed
+class _Engine(Protocol):
+    """Where rows are built and published."""
+
+    def build_and_prove(
+        self, wanted: Wanted, say: Callable[[str], None], *, moments: int
+    ) -> tuple[Built, Checked, int] | None:
+        """The rows, what the proof of times looked at, and how many rows were replayed; None without rows."""
+
+    def publish(
+        self,
+        built: Any,
+        mark: str,
+        arguments: FeaturesArguments,
+        partitions: Partitions | None,
+        content: str,
+    ) -> Publication:
+        """Replace the partitions by the rows, in one commit."""
+
+
+def _engine(
+    step: StepContext, features: FeatureSet, pinned: Mapping[str, PinnedTable], arguments: FeaturesArguments
+) -> AbstractContextManager[_Engine]:
+    """The one that the functions ask for."""
+    if feature_definition.asks_for_spark(features):
+        from airflow_ml_provider.steps.spark_features import OnSpark
+
+        return OnSpark.of(step, features, pinned, arguments.publish.name)
+    inputs = Inputs({name: _fetched(step, table) for name, table in pinned.items()}, step.scratch)
+    return nullcontext(_OnThisMachine(step, features, inputs))
+
+
+@dataclass(frozen=True)
+class _OnThisMachine:
+    step: StepContext
+    features: FeatureSet
+    inputs: Inputs
+
+    def build_and_prove(
+        self, wanted: Wanted, say: Callable[[str], None], *, moments: int
+    ) -> tuple[Built, Checked, int] | None:
+        with connect(self.step.scratch) as connection:
+            folder = self.step.scratch / "build"
+            with self.step.progress("rows joined with views") as progress:
+                built = feature_build.build(
+                    self.features, self.inputs, wanted, connection, folder, say, progress.advance
+                )
+            if built is None:
+                return None
+            checked = leakage.check_times(built)
+            say(f"proved that none of {checked.facts:,} facts is newer than its row's prediction time")
+            replayed = 0
+            if self.features.as_known and wanted.labels:
+                again = replay.here(built, self.inputs, connection)
+                replayed = replay.replay(built, again, moments=moments, say=say)
+        return built, checked, replayed
+
+    def publish(
+        self,
+        built: Built,
+        mark: str,
+        arguments: FeaturesArguments,
+        partitions: Partitions | None,
+        content: str,
+    ) -> Publication:
+        batches = tables.batches_of(built.published(mark))
+        return tables.publish(
+            self.step,
+            arguments.publish,
+            batches,
+            partitions=partitions,
+            content=content,
+            suite=arguments.suite,
+        )
 
 
 def _fetched(step: StepContext, table: PinnedTable) -> pl.LazyFrame:
     sizes = pl.DataFrame(table.delta.get_add_actions())["size_bytes"]
-    if sizes.sum() > _FETCHED_BYTES:
+    near = is_local(table.uri) and len(sizes) <= _FEW_FILES
+    if near or sizes.sum() > _FETCHED_BYTES:
         return table.lazy()
     path = step.scratch / f"table-{table.name}.parquet"
     table.lazy().sink_parquet(path, compression="lz4")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
 from airflow_ml_provider.contract.fleet_ledger import Ledger
 from airflow_ml_provider.steps import fleet_modes, fleet_plan, functions
 from airflow_ml_provider.steps.fleet_collect import collect
+from airflow_ml_provider.steps.fleet_layout import read_together
 from airflow_ml_provider.steps.fleet_pool import Pool
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def run(step: StepContext, arguments: FleetArguments) -> Outcome:
     """Run what is missing, and sum up."""
     ledger = Ledger.of(step.store, step.spec)
-    _check(arguments)
+    _check(step, arguments)
     if os.environ.get(fleet_modes.FLEET) == "job":
         plan = ledger.plan(os.environ.get(fleet_modes.PLAN, ""))
         if plan is None:
@@ -39,17 +41,28 @@ def run(step: StepContext, arguments: FleetArguments) -> Outcome:
             f"{plan.items:,}", f"{len(plan.indexes):,}", f"{len(plan.pending):,}",
         )  # fmt: skip
         if plan.pending:
-            Pool(step, arguments, ledger, plan).run()
+            size = plan.items_per_index
+            pending = (items[at * size : (at + 1) * size] for at in plan.pending)
+            together = read_together(step, arguments, chain.from_iterable(pending), step.scratch / "together")
+            Pool(step, arguments, ledger, plan, together).run()
     return collect(step, arguments, ledger, plan, items)
 
 
-def _check(arguments: FleetArguments) -> None:
+def _check(step: StepContext, arguments: FleetArguments) -> None:
     if arguments.trains and arguments.table is None:
         raise ConfigError("a fleet of trainings has no table of rows", todo="give it one: table=...")
     if arguments.best and (arguments.model is None or not arguments.trains):
         raise ConfigError(
             "the best item's model cannot be registered: it has no name", todo="give both best= and model="
         )
+    if arguments.groups:
+        if arguments.model is None or not arguments.trains or arguments.best:
+            raise ConfigError(
+                "the models of groups are registered as one: a training with a model's name, and no best one",
+                todo="give model= and not best=",
+            )
+        # Now, and not when all is done: it says so if no tracking server is configured.
+        step.tracker  # noqa: B018
 
 
 def _check_best(step: StepContext, arguments: FleetArguments, items: list[Item]) -> None:

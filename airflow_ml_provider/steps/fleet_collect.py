@@ -51,12 +51,32 @@ def collect(
             step.warn(f"{summary.failed:,} of {summary.items:,} items failed, which may be; see the summary")
         if arguments.publish is not None:
             outcome.table = fleet_results.publish(step, arguments, results, frame)
-        if arguments.best and tracked is not None:
+        if arguments.groups and tracked is not None:
+            _register_family(step, arguments, tracked, outcome, records(ledger, plan, items))
+        elif arguments.best and tracked is not None:
             from airflow_ml_provider.steps import fleet_best
 
             outcome.model = fleet_best.register(step, arguments, tracked, summary.best)
             outcome.links["Model"] = step.tracker.model_url(outcome.model)
     return outcome
+
+
+def _register_family(
+    step: StepContext,
+    arguments: FleetArguments,
+    tracked: TrackedRun,
+    outcome: Outcome,
+    found: Iterator[tuple[Item, ItemRecord]],
+) -> None:
+    from airflow_ml_provider.steps import fleet_family, fleet_runs, groups
+
+    all_records = list(found)
+    of_rows = groups.of_rows(step, arguments)
+    outcome.summary |= of_rows.facts()
+    if len(all_records) <= fleet_runs.MOST:
+        fleet_runs.log_children(step, tracked, all_records)
+    outcome.model = fleet_family.register(step, arguments, tracked, of_rows, all_records)
+    outcome.links["Model"] = step.tracker.model_url(outcome.model)
 
 
 def records(ledger: Ledger, plan: PlanDocument, items: list[Item]) -> Iterator[tuple[Item, ItemRecord]]:
@@ -79,8 +99,8 @@ def _log(
     step: StepContext, arguments: FleetArguments, tracked: TrackedRun, summary: Summary, frame: pl.LazyFrame
 ) -> None:
     params: dict[str, Any] = {}
-    if not arguments.best:
-        # Otherwise the run gets those of the best item.
+    if not arguments.best and not arguments.groups:
+        # Otherwise the run gets those of the best item, or of the family.
         own = {k: v if isinstance(v, str) else json.dumps(v) for k, v in arguments.params.items()}
         params = {"function": arguments.function, "seed": step.spec.seed, **own}
     tags = {"mlflow.source.name": arguments.function, "mlflow.source.type": "JOB"}

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.store import Store, join
-from airflow_ml_provider.steps import models, train
+from airflow_ml_provider.steps import members, models, scoring, train
+from airflow_ml_provider.steps.metrics import metrics
 from airflow_ml_provider.steps.models import SavedModel, ScoringModel
+from airflow_ml_provider.steps.scoring import scored_batches
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.arguments import FleetArguments
@@ -28,14 +32,13 @@ def keep(
     :param given: the model, or the model and a mapping of its metrics.
     """
     model, own_metrics = train.model_and_metrics(given, arguments.function)
-    saved = train.save_model(model, scratch / "model", rows, trusted_types=arguments.trusted_types, run_id="")
+    saved = members.save(model, scratch / "model", rows, trusted_types=arguments.trusted_types)
     # Read back from the files: what is measured is what will be used.
-    scored = train.score_rows(scratch / "scored", models.load(saved.folder, place), rows)
+    measured = training_metrics(members.load(saved.folder, place), rows)
     for path in sorted(path for path in saved.folder.rglob("*") if path.is_file()):
         store.write(f"{place}/{path.relative_to(saved.folder).as_posix()}", path.read_bytes())
     return {
-        URI: join(store.uri, place), DIGEST: saved.digest, FLAVOR: saved.flavor,
-        **train.training_metrics(scored, rows), **own_metrics,
+        URI: join(store.uri, place), DIGEST: saved.digest, FLAVOR: saved.flavor, **measured, **own_metrics,
     }  # fmt: skip
 
 
@@ -61,4 +64,21 @@ def fetch(store: Store, result: Mapping[str, Any], to: Path) -> SavedModel:
 
 def load(store: Store, result: Mapping[str, Any], to: Path) -> ScoringModel:
     """:func:`fetch` a model and load it."""
-    return models.load(fetch(store, result, to).folder, result[URI])
+    return members.load(fetch(store, result, to).folder, result[URI])
+
+
+def training_metrics(model: ScoringModel, rows: LabelledRows) -> dict[str, float]:
+    """How a model does on the rows that it was trained on; held are a label and a score for each."""
+    labels: list[pl.Series] = []
+    scores: list[pl.Series] = []
+    batches = (
+        scored_batches(rows.frame, [model], [rows.label])
+        if rows.held is None
+        else ((held, [scoring.scores(model, held)]) for held in rows.held.iter_slices(scoring.BATCH_ROWS))
+    )
+    for batch, [found] in batches:
+        labels.append(batch[rows.label])
+        scores.append(pl.Series(found))
+    measured = metrics(pl.concat(labels).to_numpy(), pl.concat(scores).to_numpy())
+    named = {f"train_{name}": value for name, value in measured.items() if value is not None}
+    return {**named, "train_rows": rows.count, "train_positive_share": rows.positives / rows.count}

@@ -34,6 +34,8 @@ INDEX = "JOB_COMPLETION_INDEX"
 FLEET = "AIRFLOW_ML_FLEET"
 # The plan whose pending indexes are counted; the newest when it is not set.
 PLAN = "AIRFLOW_ML_FLEET_PLAN"
+# For workers: where the rows of all items have been laid down.
+TOGETHER = "AIRFLOW_ML_FLEET_ROWS"
 
 
 def wanted(options: Namespace) -> Callable[[StepSpec], int] | None:
@@ -80,9 +82,9 @@ def run_one(spec: StepSpec, pending: int) -> int:
 
         size = plan.items_per_index
         items = ledger.items(plan.items_digest)[position * size : (position + 1) * size]
-        document = run_index(
-            Work(step, arguments), position, plan.indexes[position], items, lambda number, record: None
-        )
+        work = Work(step, arguments)
+        work.read_together(items, step.scratch / "together")
+        document = run_index(work, position, plan.indexes[position], items, lambda number, record: None)
         error = error_of(document)
         if error is None:
             log.info("index %s is done: %s items", position, len(document.items))
@@ -101,7 +103,10 @@ def run_worker(spec: StepSpec, plan_name: str, pipes: str) -> int:
     with _step(spec) as (step, arguments):
         ledger = Ledger.of(step.store, spec)
         plan = _plan(ledger, plan_name)
-        work_as_told(Work(step, arguments), plan, ledger.items(plan.items_digest), commands, answers)
+        work = Work(step, arguments)
+        if laid_down := os.environ.get(TOGETHER):
+            work.laid_down = Path(laid_down)
+        work_as_told(work, plan, ledger.items(plan.items_digest), commands, answers)
     return 0
 
 

@@ -10,6 +10,7 @@ import polars as pl
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.fleet_ledger import Ledger, kept_items
 from airflow_ml_provider.contract.fleets import Item, check_items, check_publication
+from airflow_ml_provider.steps import groups
 from airflow_ml_provider.steps.context import Skipped
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def items_of(step: StepContext, arguments: FleetArguments) -> list[Item]:
 
     :raises Skipped: there are none.
     """
-    if arguments.over is not None:
+    if arguments.groups:
+        items = groups.of_rows(step, arguments).items
+    elif arguments.over is not None:
         table = step.read(arguments.over)
         name = f"table {table.name!r}, version {table.version}"
         items = check_items(_rows(table.lazy()), wanted_by=name)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, InfrastructureError
 from airflow_ml_provider.contract.fleets import ItemRecord, PlanDocument, failures_before_stopping
 from airflow_ml_provider.steps import fleet_progress
+from airflow_ml_provider.steps.fleet_modes import TOGETHER
 from airflow_ml_provider.steps.fleet_worker import Told
 
 if TYPE_CHECKING:
@@ -44,11 +46,18 @@ class Pool:
     """Runs the pending indexes of a plan.
 
     :param step: the fleet's step.
+    :param together: where the rows of all items have been laid down for the workers.
     """
 
     def __init__(
-        self, step: StepContext, arguments: FleetArguments, ledger: Ledger, plan: PlanDocument
+        self,
+        step: StepContext,
+        arguments: FleetArguments,
+        ledger: Ledger,
+        plan: PlanDocument,
+        together: Path | None = None,
     ) -> None:
+        self._environment = {} if together is None else {TOGETHER: str(together)}
         self._plan = plan
         self._ledger = ledger
         self._tries = arguments.tries
@@ -57,7 +66,7 @@ class Pool:
         self._waiting = deque(plan.pending)
         self._attempts: dict[int, int] = {}
         self._in_vain = 0
-        self._progress = fleet_progress.Progress(plan)
+        self._progress = fleet_progress.Progress(step, plan)
         self._spec = step.scratch / "fleet-spec.json"
         # The code has been laid down already, where it came packed.
         code = msgspec.structs.replace(step.spec.code, archive="")
@@ -74,7 +83,7 @@ class Pool:
             try:
                 while self._has_work() or any(worker.position >= 0 for worker in workers):
                     while self._has_work() and len(workers) < self._size and not any(w.idle for w in workers):
-                        worker = _Worker.start(self._spec, self._plan.name, self._size)
+                        worker = _Worker.start(self._spec, self._plan.name, self._size, self._environment)
                         selector.register(worker.answers, selectors.EVENT_READ, worker)
                         workers.append(worker)
                     for worker in workers:
@@ -171,12 +180,12 @@ class _Worker:
     rest: bytes = b""
 
     @classmethod
-    def start(cls, spec: Path, plan: str, workers: int) -> _Worker:
+    def start(cls, spec: Path, plan: str, workers: int, further: Mapping[str, str]) -> _Worker:
         """Start one. It shares our session, so that it ends with the step, and our output."""
         theirs_in, commands = os.pipe()
         answers, theirs_out = os.pipe()
         threads = str(max(1, processors() // workers))
-        environment = {**dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1", **os.environ}
+        environment = {**dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1", **os.environ, **further}
         environment.pop("JOB_COMPLETION_INDEX", None)
         command = [
             sys.executable, "-P", "-m", "airflow_ml_provider.steps", "fleet", "--spec", str(spec),

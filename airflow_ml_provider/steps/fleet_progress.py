@@ -6,17 +6,18 @@ import time
 from typing import TYPE_CHECKING
 
 from airflow_ml_provider.steps.context import log
+from airflow_ml_provider.steps.progress import EVERY, Standing, record
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.fleets import PlanDocument
-
-_SHOWN_EVERY = 5.0
+    from airflow_ml_provider.steps.context import StepContext
 
 
 class Progress:
     """Counts items as they end. Those of indexes that are not pending have ended before."""
 
-    def __init__(self, plan: PlanDocument) -> None:
+    def __init__(self, step: StepContext, plan: PlanDocument) -> None:
+        self._step = step
         self._items = plan.items
         size = plan.items_per_index
         pending = sum(min(size, plan.items - position * size) for position in plan.pending)
@@ -24,7 +25,7 @@ class Progress:
         # Of the indexes that have ended, and of those that run: position to the states of their items.
         self._ended: dict[int, tuple[int, int]] = {}
         self._running: dict[int, dict[int, str]] = {}
-        self._shown = time.monotonic()
+        self._started = self._shown = time.monotonic()
 
     @property
     def failed(self) -> int:
@@ -53,13 +54,13 @@ class Progress:
     def show(self, running: int) -> None:
         """Say it, if it is time again."""
         now = time.monotonic()
-        if now - self._shown >= _SHOWN_EVERY:
-            self._shown = now
-            done = self._before + sum(done for done, _ in self._ended.values()) + self._count("done")
-            log.info(
-                "%s of %s items done, %s failed, %s running",
-                f"{done:,}", f"{self._items:,}", f"{self.failed:,}", running,
-            )  # fmt: skip
+        if now - self._shown < EVERY:
+            return
+        self._shown = now
+        done = self._before + sum(done for done, _ in self._ended.values()) + self._count("done")
+        standing = Standing("items", done, self._items, now - self._started, self._before)
+        log.info("%s; %s failed, %s running", standing, f"{self.failed:,}", running)
+        record(self._step, {**standing.document(), "failed": self.failed, "running": running})
 
     def _count(self, state: str) -> int:
         return sum(list(states.values()).count(state) for states in self._running.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.contract.fleets import Item
     from airflow_ml_provider.contract.partitions import Partitions
     from airflow_ml_provider.steps.context import StepContext
+    from airflow_ml_provider.steps.fleet_layout import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +32,12 @@ class SelectedTable(PinnedTable):
     :param where: column to value.
     """
 
-    where: Mapping[str, Any]
+    where: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: PinnedTable, where: Mapping[str, Any]) -> SelectedTable:
         """The rows of a table where columns have these values."""
-        return cls(table.table, table.uri, table.delta, where)
+        return cls(table.table, table.uri, table.delta, table.only, where)
 
     def lazy(self, partitions: Partitions | None = None) -> pl.LazyFrame:
         """The rows; nothing is read before they are collected."""
@@ -52,10 +53,19 @@ class ItemRows:
 
     :param scratch: a folder for the rows of the last item.
     :param partitions: of the table; empty for all of it.
+    :param layout: where those of many items have been laid down.
     """
 
-    def __init__(self, step: StepContext, table: PinnedTable, partitions: str, scratch: Path) -> None:
+    def __init__(
+        self,
+        step: StepContext,
+        table: PinnedTable,
+        partitions: str,
+        scratch: Path,
+        layout: Layout | None = None,
+    ) -> None:
         self.table = table
+        self.layout = layout
         self._step = step
         self._partitions = partitions
         self._columns = frozenset(table.columns)
@@ -70,11 +80,14 @@ class ItemRows:
             {name: value for name, value in item.items() if name not in self._columns},
         )
 
-    def frame(self, where: Item) -> pl.LazyFrame:
+    def frame(self, where: Item) -> pl.LazyFrame | pl.DataFrame:
         """The rows where columns have these values.
 
         :raises DataError: there are none.
         """
+        laid_down = self.layout.frame(where) if self.layout is not None and where else None
+        if laid_down is not None:
+            return laid_down
         parts = self._step.partitions(self._partitions)
         if not where:
             return self.table.lazy(parts)
@@ -95,21 +108,29 @@ class ItemRows:
 
         :raises DataError: there are none, or none with a label, or all have the same.
         """
+        laid_down = self.layout.labelled_rows(where) if self.layout is not None and where else None
+        if laid_down is not None:
+            return self._of_two_classes(laid_down, where)
         held = document_digest(where)
         if self._labelled is None or self._held != held:
             self._forget()
             table = SelectedTable.of(self.table, where) if where else self.table
             rows = LabelledRows(self._step, table, self._partitions, purpose="train on")
-            if rows.single_class is not None:
-                raise DataError(
-                    f"the label {rows.label!r} is {rows.single_class} in all {rows.count:,} labelled rows of "
-                    f"{rows.where}{f' with {show(where)}' if where else ''}: there is nothing to tell apart"
-                )
+            self._of_two_classes(rows, where)
             path = self._folder / "labelled.parquet"
             rows.frame.sink_parquet(path)
             rows.frame = pl.scan_parquet(path)
             self._labelled, self._held = rows, held
         return self._labelled
+
+    @staticmethod
+    def _of_two_classes(rows: LabelledRows, where: Item) -> LabelledRows:
+        if rows.single_class is not None:
+            raise DataError(
+                f"the label {rows.label!r} is {rows.single_class} in all {rows.count:,} labelled rows of "
+                f"{rows.where}{f' with {show(where)}' if where else ''}: there is nothing to tell apart"
+            )
+        return rows
 
     def _forget(self) -> None:
         self._held, self._labelled = "", None

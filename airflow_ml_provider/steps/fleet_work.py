@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,9 @@ class Work:
         self.arguments = arguments
         self.ledger = Ledger.of(step.store, step.spec)
         self.function = functions.user_code(step, arguments.function)
+        # Where the rows of many items lie next to each other.
+        self.laid_down: Path | None = None
+        self._modules = 0
 
     @cached_property
     def rows(self) -> ItemRows | None:
@@ -47,26 +51,36 @@ class Work:
             return None
         from airflow_ml_provider.steps.fleet_rows import ItemRows
 
-        return ItemRows(self.step, self.step.read(arguments.table), arguments.partitions, self.step.scratch)
+        table, parts = self.step.read(arguments.table), arguments.partitions
+        layout = None
+        if self.laid_down is not None:
+            from airflow_ml_provider.steps.fleet_layout import open_layout
+
+            layout = open_layout(self.step, table, parts, self.laid_down, trains=arguments.trains)
+        return ItemRows(self.step, table, parts, self.step.scratch, layout)
+
+    def read_together(self, items: Sequence[Item], folder: Path) -> None:
+        """Read the rows of some items once, before the first of them is run.
+
+        :param folder: a new folder for them.
+        """
+        if self.arguments.table is not None and len(items) > 1:
+            from airflow_ml_provider.steps.fleet_layout import read_together
+
+            self.laid_down = read_together(self.step, self.arguments, items, folder)
 
     def do(self, item: Item) -> dict[str, Any]:
         """Run one item; gives its result.
 
         :raises MLError: it failed.
         """
-        from threadpoolctl import threadpool_limits
-
         scratch = self.step.scratch / "item"
         seed = item_seed(self.step.spec.seed, item_digest(item))
         runner.set_seeds(seed)
+        self._limit_threads()
         try:
-            # One thread for linear algebra: its sums depend on how many there are.
-            with threadpool_limits(limits=1, user_api="blas"):
-                given = (
-                    self._train(item, seed, scratch)
-                    if self.arguments.trains
-                    else self._call(item, seed, scratch)
-                )
+            work = self._train if self.arguments.trains else self._call
+            given = work(item, seed, scratch)
             return as_result(given, self.arguments.function)
         except SystemExit as error:
             raise UserCodeError(
@@ -76,8 +90,19 @@ class Work:
             if scratch.exists():
                 shutil.rmtree(scratch, ignore_errors=True)
 
+    def _limit_threads(self) -> None:
+        """One thread for linear algebra, whose sums depend on how many there are, to this process's end.
+
+        Looking for its libraries takes longer than a small model: only after something was imported.
+        """
+        if len(sys.modules) != self._modules:
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(limits=1, user_api="blas")
+            self._modules = len(sys.modules)
+
     def _call(self, item: Item, seed: int, scratch: Path) -> Any:
-        frames: dict[str, pl.LazyFrame] = {}
+        frames: dict[str, pl.LazyFrame | pl.DataFrame] = {}
         own = item
         if self.rows is not None:
             where, own = self.rows.split(item)
@@ -90,13 +115,17 @@ class Work:
 
         assert self.rows is not None
         where, own = self.rows.split(item)
+        if self.arguments.groups:
+            # It says which rows, not how to train.
+            own = {}
         rows = self.rows.labelled(where)
         scratch.mkdir()
         values = {
             "item": dict(item), "params": {**self.arguments.params, **own}, "seed": seed,
             "features": list(rows.rows.features), "label": rows.label,
         }  # fmt: skip
-        given = functions.call(self.function, frames={"rows": rows.frame}, values=values, scratch=scratch)
+        given_rows = rows.frame if rows.held is None else rows.held
+        given = functions.call(self.function, frames={"rows": given_rows}, values=values, scratch=scratch)
         place = f"{self.ledger.folder}/models/{item_digest(item)}"
         return fleet_models.keep(self.step.store, place, given, rows, self.arguments, scratch)
 

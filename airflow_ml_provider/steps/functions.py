@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import polars as pl
 
 from airflow_ml_provider.contract.code import split_entry_point
-from airflow_ml_provider.contract.errors import MLError, UserCodeError, did_you_mean
+from airflow_ml_provider.contract.errors import ConfigError, MLError, UserCodeError, did_you_mean
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
@@ -40,8 +40,16 @@ _FORMS = {
     "pyarrow.dataset.Dataset": "pyarrow.dataset.Dataset",
     "pa.dataset.Dataset": "pyarrow.dataset.Dataset",
     "ds.Dataset": "pyarrow.dataset.Dataset",
+    "pyspark.sql.DataFrame": "pyspark.sql.DataFrame",
+    "pyspark.DataFrame": "pyspark.sql.DataFrame",
     "pathlib.Path": "pathlib.Path",
     "Path": "pathlib.Path",
+}
+# Of rows that are in memory already.
+_HELD_AS: dict[str, Callable[[pl.DataFrame], Any]] = {
+    "polars.DataFrame": lambda frame: frame,
+    "pandas.DataFrame": lambda frame: frame.to_pandas(),
+    "pyarrow.Table": lambda frame: frame.to_arrow(),
 }
 FRAME_FORMS = (
     "pl.LazyFrame",
@@ -51,6 +59,10 @@ FRAME_FORMS = (
     "pa.dataset.Dataset",
     "pathlib.Path",
 )
+
+
+# Not for every step: the functions of a feature set may ask for it.
+SPARK_FORM = "pyspark.sql.DataFrame"
 
 
 class UserFunctionError(UserCodeError):
@@ -78,6 +90,10 @@ def load(entry_point: str, roots: tuple[str, ...] = ()) -> Any:
                 f"there is no module {error.name!r} to import {entry_point!r} from",
                 todo=f"code is looked for in {', '.join(roots) or 'sys.path'}",
             ) from error
+        if (error.name or "").partition(".")[0] == "pyspark":
+            from airflow_ml_provider.steps.spark_session import require_pyspark
+
+            require_pyspark(f"{module_name}, where {name!r} is, imports Spark")
         raise _raised(f"importing {module_name}", error) from error
     except Exception as error:
         raise _raised(f"importing {module_name}", error) from error
@@ -90,14 +106,15 @@ def load(entry_point: str, roots: tuple[str, ...] = ()) -> Any:
 def call(
     function: Callable[..., Any],
     *,
-    frames: Mapping[str, pl.LazyFrame] | None = None,
+    frames: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
     typed: Mapping[type, Any] | None = None,
     scratch: Path | None = None,
 ) -> Any:
     """Call a user's function with what it asks for.
 
-    :param frames: tables it may ask for, by name.
+    :param frames: tables it may ask for, by name: lazy frames, DataFrames that are in memory already, or Spark
+        frames where Spark runs the function.
     :param values: other things it may ask for, by name.
     :param typed: things it may ask for by annotation, whatever the parameter's name, or without one by the
         type's name in lower case.
@@ -125,6 +142,13 @@ def call_for_frame(function: Callable[..., Any], **given: Any) -> pl.LazyFrame:
     raise UserCodeError(
         f"{name_of(function)} gave {type(result).__name__}, not a frame",
         todo=f"return one of {', '.join(FRAME_FORMS[:5])}",
+    )
+
+
+def asks_for_spark(function: Callable[..., Any]) -> bool:
+    """Whether a user's function asks for a table as a Spark frame; nothing of Spark is imported."""
+    return any(
+        _form(parameter.annotation) == SPARK_FORM for parameter in _signature(function).parameters.values()
     )
 
 
@@ -183,7 +207,7 @@ def _form(annotation: Any) -> str | None:
 
 def _bind(
     function: Callable[..., Any],
-    frames: Mapping[str, pl.LazyFrame],
+    frames: Mapping[str, Any],
     values: Mapping[str, Any],
     typed: Mapping[type, Any],
     scratch: Path | None,
@@ -249,7 +273,22 @@ def _offer(frames: Mapping[str, Any], values: Mapping[str, Any], typed: Mapping[
     return "available: " + "; ".join(said)
 
 
-def _as_form(frame: pl.LazyFrame, form: str, name: str, scratch: Path | None) -> Any:
+def _as_form(frame: Any, form: str, name: str, scratch: Path | None) -> Any:
+    if isinstance(frame, pl.DataFrame):
+        if form in _HELD_AS:
+            return _HELD_AS[form](frame)
+        frame = frame.lazy()
+    if form == SPARK_FORM or not isinstance(frame, pl.LazyFrame):
+        if form == SPARK_FORM and not isinstance(frame, pl.LazyFrame):
+            return frame
+        here, there = (
+            ("Spark", form) if form != SPARK_FORM else ("the single-machine engine", "a Spark frame")
+        )
+        raise ConfigError(
+            f"table {name!r} was asked for as {there}, and this function is run by {here}",
+            todo="the functions of a feature set run on Spark, when all of them ask for Spark frames; others ask "
+            f"for one of {', '.join(FRAME_FORMS)}",
+        )
     if form == "polars.LazyFrame":
         return frame
     if form == "polars.DataFrame":

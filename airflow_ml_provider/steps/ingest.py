@@ -1,8 +1,8 @@
 """Ingest: raw files to partitions of a table, out of core.
 
-Rows are read in blocks, typed, given to the user's function and laid down on local disk; what is left after
-bad rows and duplicates is published in one commit. Memory holds some blocks, never a file; local disk holds
-the rows that are published.
+Rows are read in blocks, typed, given to the user's function and written to files of the table, which one
+commit publishes when bad rows and duplicates are out. Memory holds some blocks, never a file; local disk holds
+the keys, and the rows where a suite is to audit them first.
 
 A folder or a glob without a file, and a source without a row for the partitions, is no failure: the step is
 skipped, since a scheduled run may come before its data. A single file that was named and is not there is one.
@@ -57,20 +57,35 @@ def run(step: StepContext, arguments: IngestArguments) -> Outcome:
     quarantine = Quarantine(step, target, partitions, content)
     source = Source(arguments, schema, files, partitions)
     stage = Stage(step, source, Transform(function, target), quarantine)
-    stage.fill()
-    if not stage.rows and not quarantine.rows:
+    try:
+        stage.fill()
+        kept = _kept(arguments, partitions, stage, quarantine)
+        published = stage.laid.publish(content)
+    except BaseException:
+        stage.laid.discard()
+        raise
+    outcome = _outcome(arguments, files, published, kept, quarantine.rows, stage.rows_elsewhere)
+    if arguments.suite and published.changed:
+        outcome.links["Data Docs"] = step.store.run_uri(step.key, DATA_DOCS)
+    return outcome
+
+
+def _kept(
+    arguments: IngestArguments, partitions: Partitions | None, stage: Stage, quarantine: Quarantine
+) -> Publication | None:
+    """The bad rows, published.
+
+    :raises Skipped: there is no row at all.
+    :raises DataError: there are too many of them.
+    """
+    if not stage.laid.rows and not quarantine.rows:
+        target = arguments.publish
         wanted = f"none is in {target.partition_by} = {partitions.label}" if partitions else "none is left"
         raise Skipped(f"of the {stage.rows_read:,} rows of {arguments.source}, {wanted}")
     kept = quarantine.publish()
     if quarantine.rows > arguments.max_bad_rows:
         raise _too_many_bad_rows(arguments, stage, quarantine, kept)
-    published = tables.publish(
-        step, target, stage.reader(), partitions=partitions, content=content, suite=arguments.suite
-    )
-    outcome = _outcome(arguments, files, published, kept, quarantine.rows, stage.rows_elsewhere)
-    if arguments.suite and published.changed:
-        outcome.links["Data Docs"] = step.store.run_uri(step.key, DATA_DOCS)
-    return outcome
+    return kept
 
 
 def _schema(step: StepContext, given: Schema | str) -> Schema:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from airflow_ml_provider.contract.errors import ConfigError, DataError, did_you_mean
+from airflow_ml_provider.steps.flavors import FAMILY
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.labelled_rows import LabelledRows
@@ -48,12 +49,16 @@ def values_of(rows: LabelledRows, columns: Sequence[str]) -> dict[str, list[str]
 
 
 def check(model: ScoringModel, rows: pl.LazyFrame) -> None:
-    """Whether rows have only values that the model has seen, where it was trained to ask for that.
+    """Whether rows have only values that the model has seen, where it was trained to ask for that, and groups.
 
     Reads those columns once more, before anything is scored.
 
     :raises DataError: they have others; says which, and in how many rows.
     """
+    if model.flavor.name == FAMILY:
+        from airflow_ml_provider.steps import family
+
+        family.check(model, rows)
     if not model.known_values:
         return
     schema = rows.collect_schema()

@@ -14,7 +14,10 @@ from airflow_ml_provider.steps.feature_rows import FeatureRows
 from airflow_ml_provider.steps.models import Inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_ml_provider.steps.context import StepContext
+    from airflow_ml_provider.steps.models import ScoringModel
     from airflow_ml_provider.steps.tables import PinnedTable
 
 
@@ -27,6 +30,9 @@ class LabelledRows:
     :param purpose: what for, in messages.
     :raises DataError: there are no such rows; says what is missing.
     """
+
+    # The rows of ``frame``, where they are in memory already.
+    held: pl.DataFrame | None = None
 
     def __init__(self, step: StepContext, table: PinnedTable, partitions: str, *, purpose: str) -> None:
         self.table = table
@@ -49,6 +55,25 @@ class LabelledRows:
         self.others = [name for name in dict.fromkeys(known) if name and name not in self.rows.features]
         label = pl.col(self.label).cast(pl.Int8)
         self.frame: pl.LazyFrame = labelled.select(*self.others, *self.inputs.expressions(), label)
+
+    def keep_scored(self, step: StepContext, models: Sequence[ScoringModel]) -> None:
+        """Leave out the rows that one of some models gives no score, as a family may; says how many.
+
+        :raises DataError: none is left.
+        """
+        for model in models:
+            if not model.flavor.nulls(model.native):
+                continue
+            self.frame = model.native.known(self.frame)
+            counts = self.frame.select(pl.len(), pl.col(self.label).cast(pl.Int64).sum())
+            count, positives = counts.collect(engine="streaming").row(0)
+            if not count:
+                raise DataError(f"model {model.name} scores none of the {self.count:,} rows of {self.where}")
+            if count < self.count:
+                step.warn(
+                    f"model {model.name} leaves {self.count - count:,} of {self.count:,} rows without a score"
+                )
+            self.count, self.positives = count, positives
 
     @property
     def partition_by(self) -> str | None:

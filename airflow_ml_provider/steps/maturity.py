@@ -33,7 +33,7 @@ def latest(label: Label, known_at: str) -> datetime | None:
 
 
 def as_sql(label: Label, *, predicted: str, known: str) -> str:
-    """When a label matured, as SQL; null for one that never does.
+    """When a label matured, as SQL of DuckDB and of Spark; null for one that never does.
 
     :param predicted: the prediction time, SQL of a timestamp.
     :param known: when the label became known, SQL of a timestamp.
@@ -41,7 +41,7 @@ def as_sql(label: Label, *, predicted: str, known: str) -> str:
     after = label.matures_after_seconds
     if after is None:
         return known
-    final = f"({predicted} + to_seconds({after}))"
+    final = f"({predicted} + INTERVAL {after} SECOND)"
     # "greatest" passes over a null, and what never becomes known never matures.
     return f"CASE WHEN {known} IS NOT NULL THEN greatest({known}, {final}) END" if label.known_at else final
 

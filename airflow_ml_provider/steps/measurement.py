@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from airflow_ml_provider.steps import slices as slicing
 from airflow_ml_provider.steps.importance import Importance, permutation_importance, sample_rows
 from airflow_ml_provider.steps.judgement import Group, needed_resamples
 from airflow_ml_provider.steps.metrics import Comparison, Side, compare_groups, compare_unpaired
+from airflow_ml_provider.steps.progress import Progress
 from airflow_ml_provider.steps.scoring import scored_batches
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Places = NDArray[np.intp]
+
+
+Counting = Callable[[str, int | None], Progress]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def measure(
     seed: int,
     gates: Sequence[Gate] = (),
     texts: Mapping[str, pl.Series] | None = None,
+    progress: Counting = Progress,
 ) -> Measured:
     """Score the rows with the candidate, and the champion if there is one, and compare.
 
@@ -65,16 +70,19 @@ def measure(
     :param models: the candidate, and the champion if it is to be scored.
     :param slices: columns of the rows, or names of ``texts``.
     :param texts: what functions say of each row, by their name.
+    :param progress: counts rows that are scored, and resamples, for people.
     """
     texts = texts or {}
     partition = [rows.partition_by] if rows.partition_by else []
     keep = list(dict.fromkeys([rows.label, *(name for name in slices if name not in texts), *partition]))
     kept: list[pl.DataFrame] = []
     scored: list[list[Floats]] = [[] for _ in models]
-    for batch, scores in scored_batches(rows.frame, list(models), keep):
-        kept.append(batch)
-        for of_model, found in zip(scored, scores, strict=True):
-            of_model.append(found)
+    with progress("rows", rows.count) as counted:
+        for batch, scores in scored_batches(rows.frame, list(models), keep):
+            kept.append(batch)
+            for of_model, found in zip(scored, scores, strict=True):
+                of_model.append(found)
+            counted.advance(batch.height)
     return measure_scored(
         pl.concat(kept).with_columns(**texts),
         [np.concatenate(each) for each in scored],
@@ -84,6 +92,7 @@ def measure(
         resamples=resamples,
         seed=seed,
         gates=gates,
+        progress=progress,
     )
 
 
@@ -97,6 +106,7 @@ def measure_scored(
     resamples: int,
     seed: int,
     gates: Sequence[Gate] = (),
+    progress: Counting = Progress,
 ) -> Measured:
     """Compare on rows that have been scored by both models.
 
@@ -110,7 +120,10 @@ def measure_scored(
     parted = {name: list(slicing.groups(name, rows[name])) for name in slices}
     draws = _needed(gates, parted, labels, resamples, compared=len(scores) > 1)
     places = [own for found in parted.values() for _, own in found]
-    overall, *of_groups = compare_groups(labels, scores, places, resamples=draws, seed=seed)
+    with progress("resamples", draws) as counted:
+        overall, *of_groups = compare_groups(
+            labels, scores, places, resamples=draws, seed=seed, advance=counted.advance
+        )
     values = {name: [value for value, _ in found] for name, found in parted.items()}
     partitions = rows[partition] if partition else None
     return Measured(labels, scores, overall, _grouped(values, of_groups), partitions, draws)
@@ -127,6 +140,7 @@ def measure_split(
     resamples: int,
     seed: int,
     gates: Sequence[Gate] = (),
+    progress: Counting = Progress,
 ) -> Measured:
     """Compare two models that were given rows of their own, as an A/B split does: unpaired.
 
@@ -145,9 +159,11 @@ def measure_split(
         others += [theirs.get(value, nobody) for value, _ in parted[name]]
     draws = _needed(gates, parted, labels[0], resamples, compared=True)
     own = [places for found in parted.values() for _, places in found]
-    overall, *of_groups = compare_unpaired(
-        Side(labels[0], scores[0], own), Side(labels[1], scores[1], others), resamples=draws, seed=seed
-    )
+    one, other = Side(labels[0], scores[0], own), Side(labels[1], scores[1], others)
+    with progress("resamples", 2 * draws) as counted:
+        overall, *of_groups = compare_unpaired(
+            one, other, resamples=draws, seed=seed, advance=counted.advance
+        )
     values = {name: [value for value, _ in found] for name, found in parted.items()}
     return Measured(
         labels[0],

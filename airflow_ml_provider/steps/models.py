@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = "MLmodel"
 # What the description says beside these changes with every save: ids, times, sizes.
 _DIGESTED = ("flavors", "metadata", "signature")
-_METADATA = "airflow_ml"
+METADATA = "airflow_ml"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ScoringModel:
     size: int = 0
 
     def scores(self, rows: pl.DataFrame) -> NDArray[np.float64]:
-        """The probability of class 1 for each row.
+        """The probability of class 1 for each row; NaN for one that a family leaves without.
 
         :param rows: the features in the form and order of :meth:`Inputs.expressions`.
         :raises UserCodeError: the model fails on them.
@@ -117,6 +117,8 @@ class ScoringModel:
                 todo="it must give one number a row, the probability of the class 1",
             )
         wrong = ~((found >= 0) & (found <= 1))
+        if self.flavor.nulls(self.native):
+            wrong &= ~np.isnan(found)
         if wrong.any():
             raise DataError(
                 f"model {self.name} gave scores that are no probabilities for {np.count_nonzero(wrong):,} of "
@@ -167,7 +169,7 @@ def save(
         "signature": ModelSignature(Schema(columns), Schema([ColSpec("double")])),
         "input_example": example.to_pandas(),
         "pip_requirements": flavor.requirements(),
-        "metadata": {_METADATA: {**known, **(notes or {})}},
+        "metadata": {METADATA: {**known, **(notes or {})}},
     }
     flavor.save(native, folder, **{**common, **flavor.options(native, trusted_types, example)})
     return SavedModel(folder, flavor.name, artifact_digest(folder))
@@ -180,7 +182,7 @@ def load(folder: Path, name: str) -> ScoringModel:
     :raises ConfigError: its library is missing, or could only unpickle it.
     """
     described = _description(folder, name)
-    notes = (described.get("metadata") or {}).get(_METADATA)
+    notes = (described.get("metadata") or {}).get(METADATA)
     if not notes:
         raise DataError(
             f"model {name} was not made by a train step: it does not say which features it takes",
@@ -256,13 +258,18 @@ def _kind(dtype: pl.DataType) -> str | None:
 
 
 def _description(folder: Path, name: str) -> dict[str, Any]:
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
+    # Read as it is: MLflow's own reader gives the same of it, after an import of seconds.
+    import yaml
 
+    path = folder / _DESCRIPTION
     try:
-        found: dict[str, Any] = Model.load(str(folder)).to_dict()
-    except MlflowException as error:
-        raise DataError(f"model {name} has no readable {_DESCRIPTION}: {error.message}") from error
+        found = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"model {name} has no readable {_DESCRIPTION}: there is none") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"model {name} has no readable {_DESCRIPTION}: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("flavors"), dict):
+        raise DataError(f"model {name} has no readable {_DESCRIPTION}: it names no flavors")
     return found
 
 

@@ -149,7 +149,8 @@ class Comparer:
                 todo="run the predict step for these partitions again",
             )
         row_by = self.rows.partition_by or self.by
-        of_rows = apply_profile_by(features, rows.lazy(), row_by, partitions.values)
+        with self.step.progress("rows", rows.rows) as progress:
+            of_rows = apply_profile_by(features, rows.lazy(), row_by, partitions.values, progress.advance)
         mine = self.monitored({each.partition: each.model for each in group})
         of_scores = apply_profile_by(score, mine, self.by, partitions.values)
         for scored in group:

@@ -70,22 +70,17 @@ def log_dataset(step: StepContext, run_id: str, rows: LabelledRows, context: str
 
     :param context: what it was used for, "training" or "evaluation".
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     types = rows.frame.collect_schema()
     columns = [{"name": name, "type": str(types[name])} for name in (*rows.rows.features, rows.label)]
-    dataset = Dataset(
+    step.tracker.log_dataset(
+        run_id, context,
         name=rows.table.name,
         digest=f"v{rows.table.version}",
         source_type="delta_table",
         source=json.dumps({"path": rows.table.uri, "delta_table_version": rows.table.version}),
         schema=json.dumps({"mlflow_colspec": columns}),
         profile=json.dumps({"num_rows": rows.count, "partitions": rows.partitions}),
-    )
-    with step.tracker.speaking("log the dataset"):
-        step.tracker.client.log_inputs(
-            run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
-        )
+    )  # fmt: skip
 
 
 def log_document(step: StepContext, run_id: str, name: str, document: Mapping[str, Any]) -> None:

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import duckdb
 import polars as pl
 
+from airflow_ml_provider.steps import memory, row_order
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 # Polars and the caller's own memory need the other half.
-_MEMORY = "50%"
+_PART_OF_MEMORY = 2
+# Rows of up to this part of memory are sorted in it.
+_SORTED_PART = 24
 _BATCH_ROWS = 100_000
 
 
@@ -41,7 +45,7 @@ def connect(scratch: Path) -> DuckDBPyConnection:
     """A DuckDB that spills to the scratch folder and uses as many threads as Polars does."""
     connection = duckdb.connect()
     for setting, value in (
-        ("memory_limit", _MEMORY),
+        ("memory_limit", f"{memory.available() // _PART_OF_MEMORY}B"),
         ("threads", pl.thread_pool_size()),
         ("temp_directory", str(scratch / "spill")),
         # One plan for any number of rows: the other compares every row with every fact.
@@ -53,21 +57,40 @@ def connect(scratch: Path) -> DuckDBPyConnection:
     return connection
 
 
+def scan(path: Path) -> pl.LazyFrame:
+    """A file that a step has laid down, an Arrow or a Parquet file, as a frame."""
+    return pl.scan_ipc(path) if path.suffix == ".arrow" else pl.scan_parquet(path)
+
+
 def parquet(path: Path, *, numbered: bool = False) -> str:
     """A Parquet file as a table in SQL; ``numbered`` adds ``file_row_number``, from 0."""
-    return f"read_parquet({_text(path)}, file_row_number = {numbered})"
+    return f"read_parquet({text(path)}, file_row_number = {numbered})"
 
 
 def write(connection: DuckDBPyConnection, query: str, to: Path) -> None:
     """Write the result of a query to a Parquet file, in its order."""
     connection.execute(
-        f"COPY ({query}) TO {_text(to)} (FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {_BATCH_ROWS})"
+        f"COPY ({query}) TO {text(to)} (FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {_BATCH_ROWS})"
     )
 
 
-def sort(connection: DuckDBPyConnection, rows: Path, by: Sequence[str], to: Path) -> None:
-    """Write rows in the order of some columns; they must be unique in these for it to be the same always."""
-    write(connection, f"SELECT * FROM {parquet(rows)} ORDER BY {', '.join(by)}", to)
+def sort(connection: DuckDBPyConnection, rows: Path, by: Sequence[str], to: Path) -> Path:
+    """Rows in the order of some columns; they must be unique in these for it to be the same always.
+
+    :returns: ``to``, or the file itself if its rows are in this order.
+    """
+    if row_order.in_order(rows, by):
+        return rows
+    if fits(rows):
+        pl.read_parquet(rows).sort(by).write_parquet(to, compression="lz4")
+    else:
+        write(connection, f"SELECT * FROM {parquet(rows)} ORDER BY {', '.join(by)}", to)
+    return to
+
+
+def fits(rows: Path) -> bool:
+    """Whether a Parquet file is small enough to be sorted in memory."""
+    return memory.held_bytes(rows) <= memory.available() // _SORTED_PART
 
 
 def repeats(
@@ -82,6 +105,8 @@ def repeats(
 
     :param among: look only at keys that this other file has too, in ``among_key``.
     """
+    if row_order.all_different(path, key):
+        return None
     source = f"{parquet(path)} l"
     if among is not None:
         source += f" SEMI JOIN {parquet(among)} r ON {_same(among_key, key)}"
@@ -125,5 +150,6 @@ def _same(rows: Sequence[str], other: Sequence[str]) -> str:
     return " AND ".join(f"r.{mine} = l.{theirs}" for mine, theirs in zip(rows, other, strict=True))
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """A path as a text in SQL."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -14,9 +14,18 @@ import pyarrow as pa
 
 from airflow_ml_provider.contract.arguments import PredictArguments
 from airflow_ml_provider.contract.identity import digest
-from airflow_ml_provider.steps import models, scorers, tables
+from airflow_ml_provider.steps import (
+    models,
+    predict_shards,
+    scorers,
+    sharding,
+    spark_session,
+    spark_shards,
+    tables,
+)
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext
 from airflow_ml_provider.steps.feature_rows import FeatureRows
+from airflow_ml_provider.steps.predict_shards import plan_shards, run_shard  # noqa: F401 - `sharding.Shardable`
 from airflow_ml_provider.steps.scored_rows import ScoredRows
 from airflow_ml_provider.steps.shadow import ChallengerFailed, Challengers
 
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
 
 def run(step: StepContext, arguments: PredictArguments) -> Outcome:
     """Score rows and publish the predictions."""
+    if spark_session.wanted_here():
+        arguments = spark_shards.cut(arguments)
     partitions = step.partitions(arguments.partitions)
     table = step.read(arguments.table)
     rows = FeatureRows.open(step, table, partitions)
@@ -45,7 +56,10 @@ def run(step: StepContext, arguments: PredictArguments) -> Outcome:
     )
     published = tables.already_published(step.store, arguments.publish, partitions, content)
     if published is None:
-        published = _publish(step, arguments, rows, parts, challengers, partitions, content)
+        if sharding.is_cut(arguments):
+            published = predict_shards.publish(step, arguments, parts, partitions, content)
+        else:
+            published = _publish(step, arguments, rows, parts, challengers, partitions, content)
     return _outcome(step, arguments, parts, challengers, published, partitions)
 
 
@@ -59,16 +73,13 @@ def _publish(
     content: str,
 ) -> Publication:
     while True:
-        scored = ScoredRows(step, arguments, rows, parts, challengers)
-        schema = _arrow(pl.DataFrame(schema=scored.schema)).schema
-        batches = (batch for frame in scored.batches() for batch in _arrow(frame).cast(schema).to_batches())
         left_out = len(challengers.left_out)
         try:
             with models.repeatable_arithmetic():
                 return tables.publish(
                     step,
                     arguments.publish,
-                    pa.RecordBatchReader.from_batches(schema, batches),
+                    scored_batches(step, arguments, rows, parts, challengers),
                     partitions=partitions,
                     content=content,
                     suite=arguments.suite,
@@ -78,6 +89,20 @@ def _publish(
             if not _is(error, ChallengerFailed) or len(challengers.left_out) == left_out:
                 raise
             step.log.info("scoring the rows once more, without the challenger that failed")
+
+
+def scored_batches(
+    step: StepContext,
+    arguments: PredictArguments,
+    rows: FeatureRows,
+    parts: list[Part],
+    challengers: Challengers,
+) -> pa.RecordBatchReader:
+    """The rows of the predictions table, scored as they are read."""
+    scored = ScoredRows(step, arguments, rows, parts, challengers)
+    schema = _arrow(pl.DataFrame(schema=scored.schema)).schema
+    batches = (batch for frame in scored.batches() for batch in _arrow(frame).cast(schema).to_batches())
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def _outcome(
@@ -94,7 +119,8 @@ def _outcome(
     counted = {
         "/".join(str(row[name]) for name in by): {
             "rows": row["rows"],
-            "mean_score": round(row["mean_score"], 6),
+            # A family may leave all rows of a partition without a score.
+            "mean_score": None if row["mean_score"] is None else round(row["mean_score"], 6),
         }
         for row in facts.sort(by).collect(engine="streaming").iter_rows(named=True)
     }
@@ -115,21 +141,21 @@ def _outcome(
         "left_out": challengers.left_out,
     }
     last = parts[-1].scorers[0].registered
-    mean = float(rows.select(pl.mean("score")).collect(engine="streaming").item())
+    mean = rows.select(pl.mean("score")).collect(engine="streaming").item()
     one = len(parts) == 1 and not arguments.split
     summary: dict[str, Any] = {
         "model": "; ".join(_said(model, one=one) for model in verdict["models"]),
         "selection": verdict["models"][0]["selection"] if not arguments.split else arguments.selection,
         **({"challengers": ", ".join(map(str, shadows)) or "none"} if arguments.challengers else {}),
         "rows": published.rows,
-        "mean score": round(mean, 4),
+        "mean score": "none" if mean is None else round(mean, 4),
         "table": f"{published.name}@{published.version}",
         "partitions": published.partitions or "all",
     }
     return Outcome(
         table=published,
         verdict=verdict,
-        metrics={"rows": published.rows, "mean_score": mean},
+        metrics={"rows": published.rows, **({} if mean is None else {"mean_score": float(mean)})},
         summary=summary,
         links={"Model": step.tracker.model_url(last.reference())},
         model=last.reference(),

@@ -22,8 +22,9 @@ deciles; a value that is frequent by itself has a bin of its own. NaN counts as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
@@ -32,6 +33,7 @@ import polars as pl
 
 from airflow_ml_provider.contract.errors import DataError, did_you_mean
 from airflow_ml_provider.steps.drift import Usual, usual_drift
+from airflow_ml_provider.steps.threads import in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,13 +117,20 @@ def apply_profile(profile: Profile, frame: pl.LazyFrame) -> Profile:
 
 
 def apply_profile_by(
-    profile: Profile, frame: pl.LazyFrame, by: str, values: Iterable[str]
+    profile: Profile,
+    frame: pl.LazyFrame,
+    by: str,
+    values: Iterable[str],
+    advance: Callable[[int], object] = lambda rows: None,
 ) -> dict[str, Profile]:
-    """:func:`apply_profile` for each of these partitions, still in one pass; none is left out."""
+    """:func:`apply_profile` for each of these partitions, still in one pass; none is left out.
+
+    :param advance: told of so many more rows that are counted.
+    """
     bins = profile["columns"]
     _check_kinds(bins, frame)
     wanted = list(values)
-    counted = _count(bins, _batches(frame.select(list(dict.fromkeys([*bins, by])))), by, wanted)
+    counted = _count(bins, _batches(frame.select(list(dict.fromkeys([*bins, by])))), by, wanted, advance)
     profiles = {}
     for value in wanted:
         counts = counted.partitions.get(value, _zeros(bins))
@@ -233,17 +242,48 @@ def _count(
     batches: Iterable[pl.DataFrame],
     by: str | None = None,
     values: Iterable[str] = (),
+    advance: Callable[[int], object] = lambda rows: None,
 ) -> _Counted:
-    counted, wanted = _Counted(_zeros(bins)), set(values)
-    for batch in batches:
-        counted.rows += batch.height
-        _add(counted.total, bins, batch)
-        if by is None:
-            continue
-        for (value,), part in batch.partition_by(by, as_dict=True).items():
-            if str(value) in wanted:
-                _add(counted.partitions.setdefault(str(value), _zeros(bins)), bins, part)
+    counted, wanted = _Counted(_zeros(bins)), frozenset(values)
+    # Each batch is counted by itself, some at once; sums of counts are the same in any order.
+    for rows, parts in in_order(partial(_count_batch, bins, batch, by, wanted) for batch in batches):
+        counted.rows += rows
+        for value, counts in parts.items():
+            _sum(counted.total, counts)
+            if value is not None:
+                _sum(counted.partitions.setdefault(value, _zeros(bins)), counts)
+        advance(rows)
     return counted
+
+
+def _count_batch(
+    bins: Mapping[str, ColumnProfile], batch: pl.DataFrame, by: str | None, wanted: Set[str]
+) -> tuple[int, dict[str | None, dict[str, Counts]]]:
+    """The rows of a batch, and their counts by wanted partition; under None those of all other rows."""
+    found: dict[str | None, dict[str, Counts]] = {}
+    for value, part in _parts(batch, by, wanted):
+        _add(found.setdefault(value, _zeros(bins)), bins, part)
+    return batch.height, found
+
+
+def _parts(
+    batch: pl.DataFrame, by: str | None, wanted: Set[str]
+) -> Iterator[tuple[str | None, pl.DataFrame]]:
+    if by is None:
+        yield None, batch
+        return
+    different = batch[by].unique()
+    # Files hold one partition each, so most batches do.
+    parts = (
+        [((different[0],), batch)] if len(different) == 1 else batch.partition_by(by, as_dict=True).items()
+    )
+    for (value,), part in parts:
+        yield (str(value) if str(value) in wanted else None), part
+
+
+def _sum(counts: dict[str, Counts], more: Mapping[str, Counts]) -> None:
+    for name, of_column in more.items():
+        counts[name] += of_column
 
 
 def _zeros(bins: Mapping[str, ColumnProfile]) -> dict[str, Counts]:

@@ -27,16 +27,19 @@ _PARQUET_ROWS = 1 << 16
 class RawBatch:
     """Some rows of a file, untyped.
 
-    :param frame: the declared columns, as they come.
+    :param frame: the declared columns, as they come; missing values are null.
     :param lines: the line of each row.
     :param bad: rows that could not be split into columns.
     :param raw: gives the text of rows, by their position in the frame.
+    :param text: gives rows anew with every value as text, where the reader has typed some; None where the
+        values are as they stand in the file.
     """
 
     frame: pl.DataFrame
     lines: Offsets
     bad: Sequence[BadRow]
     raw: Callable[[Sequence[int]], list[str]]
+    text: Callable[[Sequence[int]], pl.DataFrame] | None = None
 
 
 Work = Callable[[], RawBatch]

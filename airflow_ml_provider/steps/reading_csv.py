@@ -1,9 +1,14 @@
-"""CSV: RFC 4180 with a header, any one-character delimiter, UTF-8."""
+"""CSV: RFC 4180 with a header, any one-character delimiter, UTF-8.
+
+The parser types what it can type exactly as :mod:`~..typing_rows` would, and the rest comes as text. Where it
+cannot type a whole column of a block, that column comes as text in the rest of the file.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -13,8 +18,54 @@ import pyarrow.csv as pa_csv
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.steps.reading import RawBatch, Work, check_columns
-from airflow_ml_provider.steps.records import BadRow, Block, blocks, is_utf8, not_utf8
+from airflow_ml_provider.steps.records import BadRow, Block, blocks, count_newlines, is_utf8, not_utf8
 from airflow_ml_provider.steps.unpacking import UNPUBLISHED, Member, empty
+
+# Timestamps are not among them: the parser takes some that have no seconds.
+_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+}
+_REFUSED = re.compile(r"In CSV column #(\d+): .*CSV conversion error")
+
+
+class _Columns:
+    """The declared columns of one file: their place in it, and as which types the parser is to read them.
+
+    :param places: column to place, counted from 0.
+    :param width: how many columns the file has.
+    """
+
+    def __init__(self, schema: Schema, places: Mapping[str, int], width: int) -> None:
+        # By position: columns that are not declared may have the same name, or none.
+        self.places = {str(place): name for name, place in places.items()}
+        self.width = width
+        self.null_values = list(schema.null_values)
+        self._types = {str(places[each.name]): _TYPES.get(each.type, pa.string()) for each in schema.columns}
+
+    def as_text(self) -> dict[str, pa.DataType]:
+        """Every column as text, by its place."""
+        return dict.fromkeys(self.places, pa.string())
+
+    def types(self, data: bytes) -> dict[str, pa.DataType]:
+        """The types to read a block as, by place; text where the parser's own rules would tell."""
+        types = dict(self._types)
+        # It takes 0x1F for a number, and nan(1) for one that is missing.
+        hexadecimal = pa.int64() in types.values() and _has_hexadecimal(data)
+        noted = b"(" in data and re.search(rb"(?i)nan\(", data) is not None
+        for place, kind in types.items():
+            if (hexadecimal and kind == pa.int64()) or (noted and kind == pa.float64()):
+                types[place] = pa.string()
+        return types
+
+    def refuse(self, error: pa.ArrowInvalid) -> bool:
+        """Read the column that an error is about as text from now on; whether it is about a value's type."""
+        if found := _REFUSED.search(str(error)):
+            self._types[found[1]] = pa.string()
+        return found is not None
 
 
 def work_of_csv(member: Member, schema: Schema, delimiter: str) -> Iterator[Work]:
@@ -23,17 +74,15 @@ def work_of_csv(member: Member, schema: Schema, delimiter: str) -> Iterator[Work
         raise ConfigError(
             f"{delimiter!r} cannot be a delimiter", todo='use one ASCII character, such as ";" or a tab'
         )
-    wanted: dict[str, str] | None = None
-    width = 0
+    columns: _Columns | None = None
     for block in blocks(member.stream, member.name, delimiter.encode()):
-        if wanted is None:
+        if columns is None:
             header, block = _take_header(member.name, block, delimiter)
             check_columns(member.name, header, schema, _delimiter_hint(header))
-            # By position: columns that are not declared may have the same name, or none.
-            wanted = {column.name: str(header.index(column.name)) for column in schema.columns}
-            width = len(header)
-        yield _work(member.name, block, wanted, width)
-    if wanted is None:
+            places = {column.name: header.index(column.name) for column in schema.columns}
+            columns = _Columns(schema, places, len(header))
+        yield _work(member.name, block, columns)
+    if columns is None:
         raise empty(member.name)
 
 
@@ -52,7 +101,8 @@ def _take_header(name: str, block: Block, delimiter: str) -> tuple[list[str], Bl
         )
     names = next(csv.reader([header.decode()], delimiter=delimiter))
     next_line = int(records.lines[0]) + header.count(b"\n")
-    return names, Block(block.data[end:], next_line, block.delimiter)
+    ends = None if block.ends is None else block.ends[block.ends > end] - end
+    return names, Block(block.data[end:], next_line, block.delimiter, ends=ends)
 
 
 def _delimiter_hint(header: Sequence[str]) -> str:
@@ -63,17 +113,17 @@ def _delimiter_hint(header: Sequence[str]) -> str:
     return ""
 
 
-def _work(name: str, block: Block, wanted: dict[str, str], width: int) -> Work:
+def _work(name: str, block: Block, columns: _Columns) -> Work:
     def work() -> RawBatch:
         data, bad = block.data, list(block.bad)
         kept = lines = None
         if not is_utf8(data):
             data, kept = _without_other_encodings(block, bad)
             lines = block.records.lines[kept]
-        table, invalid = _parse(name, block, data, wanted, width)
+        table, invalid = _parse(name, block, data, columns)
         count = table.num_rows + len(invalid)
         if lines is None:
-            plain = not invalid and count == data.count(b"\n")
+            plain = not invalid and count == count_newlines(data)
             lines = np.arange(block.first_line, block.first_line + count) if plain else block.records.lines
         if len(lines) != count:
             raise DataError(
@@ -88,7 +138,7 @@ def _work(name: str, block: Block, wanted: dict[str, str], width: int) -> Work:
             BadRow(
                 int(lines[number]),
                 "",
-                f"{found} fields where the header has {width}",
+                f"{found} fields where the header has {columns.width}",
                 block.text(int(of_block[number])),
             )
             for number, found in invalid
@@ -97,7 +147,16 @@ def _work(name: str, block: Block, wanted: dict[str, str], width: int) -> Work:
         def raw(positions: Sequence[int]) -> list[str]:
             return [block.text(int(of_block[rows[position]])) for position in positions]
 
-        return RawBatch(pl.DataFrame(table), lines[rows], bad, raw)
+        def text(positions: Sequence[int]) -> pl.DataFrame:
+            records = of_block[rows[positions]]
+            alone = b"".join(
+                block.data[start:end]
+                for start, end in zip(block.records.starts[records], block.records.ends[records], strict=True)
+            )
+            found, _ = _read(name, block, alone, columns, columns.as_text())
+            return pl.DataFrame(found)
+
+        return RawBatch(pl.DataFrame(table), lines[rows], bad, raw, text)
 
     return work
 
@@ -112,19 +171,38 @@ def _without_other_encodings(block: Block, bad: list[BadRow]) -> tuple[bytes, np
     return block.without(other), np.flatnonzero(~other)
 
 
-def _parse(
-    name: str, block: Block, data: bytes, wanted: dict[str, str], width: int
-) -> tuple[pa.Table, list[tuple[int, int]]]:
+def _has_hexadecimal(data: bytes) -> bool:
+    """Whether there is a ``0x``; several times as fast as looking for it, since zeros are many."""
+    text = np.frombuffer(data, np.uint8)
+    marks = np.flatnonzero((text | 0x20) == ord("x"))
+    return bool((text[marks[marks > 0] - 1] == ord("0")).any())
+
+
+def _parse(name: str, block: Block, data: bytes, columns: _Columns) -> tuple[pa.Table, list[tuple[int, int]]]:
     """The rows, and of the others their place among all records and their number of fields."""
+    if not data:
+        return pa.table({column: pa.array([], pa.string()) for column in columns.places.values()}), []
+    while True:
+        try:
+            return _read(name, block, data, columns, columns.types(data))
+        except _Refused:
+            continue
+
+
+class _Refused(Exception):
+    """A value is not of the type that its column was to be read as; next time it is read as text."""
+
+
+def _read(
+    name: str, block: Block, data: bytes, columns: _Columns, types: Mapping[str, pa.DataType]
+) -> tuple[pa.Table, list[tuple[int, int]]]:
     invalid: list[tuple[int, int]] = []
 
     def handle(row: pa_csv.InvalidRow) -> str:
         invalid.append((row.number - 1, row.actual_columns))
         return "skip"
 
-    if not data:
-        return pa.table({column: pa.array([], pa.string()) for column in wanted}), invalid
-    names = [str(position) for position in range(width)]
+    names = [str(position) for position in range(columns.width)]
     try:
         table = pa_csv.read_csv(
             pa.py_buffer(data),
@@ -133,15 +211,18 @@ def _parse(
                 delimiter=block.delimiter.decode(), newlines_in_values=True, invalid_row_handler=handle
             ),
             convert_options=pa_csv.ConvertOptions(
-                # Everything is text until it is typed by one rule for all; it is known to be UTF-8.
-                column_types={position: pa.string() for position in wanted.values()},
-                include_columns=list(wanted.values()),
-                strings_can_be_null=False,
+                column_types=types,
+                include_columns=list(columns.places),
+                null_values=columns.null_values,
+                strings_can_be_null=True,
+                # It is known to be UTF-8.
                 check_utf8=False,
             ),
         )
     except pa.ArrowInvalid as error:
+        if columns.refuse(error):
+            raise _Refused from error
         raise DataError(
             f"{name}, from line {block.first_line}, is not CSV: {error}", kept=UNPUBLISHED
         ) from error
-    return table.rename_columns(list(wanted)), invalid
+    return table.rename_columns(list(columns.places.values())), invalid

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import IO, NamedTuple
 
@@ -58,20 +58,24 @@ class Block:
     :param first_line: the line that the block begins on, from 1.
     :param delimiter: between fields; empty where every line is a record, quotes or not.
     :param bad: records before this block that could not be told from each other.
+    :param ends: where its records end, if that is known.
     """
 
     data: bytes
     first_line: int
     delimiter: bytes
     bad: tuple[BadRow, ...] = ()
+    ends: Offsets | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def records(self) -> Records:
         """Found only when needed: for the lines and the text of bad rows, and where blank lines are."""
-        ends = record_ends(self.data, self.delimiter)
+        ends = record_ends(self.data, self.delimiter) if self.ends is None else self.ends
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
         text = np.frombuffer(self.data, np.uint8)
-        lines = self.first_line + np.searchsorted(_line_ends(self.data), starts + 1)
+        lines = self.first_line + np.arange(len(ends))
+        if _has_lone_return(self.data) or len(ends) != count_newlines(self.data):
+            lines = self.first_line + np.searchsorted(_line_ends(self.data), starts + 1)
         length = ends - starts
         blank = (length == 1) | ((length == 2) & (text[starts] == _RETURN)) if len(ends) else length == 0
         return Records(starts[~blank], ends[~blank], lines[~blank])
@@ -129,11 +133,14 @@ def blocks(stream: IO[bytes], name: str, delimiter: bytes = b"") -> Iterator[Blo
         if last and data and not data.endswith(b"\n"):
             data += b"\n"
         while data:
-            if cut := _whole_records(data, delimiter):
-                whole = data[:cut] + (b"\n" if data[cut - 1 : cut] == b"\r" else b"")
-                block = Block(whole, line, delimiter, tuple(bad))
+            cut, ends = _whole_records(data, delimiter)
+            if cut:
+                if data[cut - 1 : cut] == b"\r":
+                    block = Block(data[:cut] + b"\n", line, delimiter, tuple(bad))
+                else:
+                    block = Block(data[:cut], line, delimiter, tuple(bad), ends)
                 yield block
-                line += len(_line_ends(block.data)) if b"\r" in block.data else block.data.count(b"\n")
+                line += len(_line_ends(block.data)) if b"\r" in block.data else count_newlines(block.data)
                 data, bad = data[cut:], []
             elif last or len(data) > _MOST_RECORD:
                 end = data.find(b"\n") + 1
@@ -160,11 +167,17 @@ def record_ends(data: bytes, delimiter: bytes) -> Offsets:
     return _ends_by_scanning(data, delimiter) if ends is None else ends
 
 
-def _whole_records(data: bytes, delimiter: bytes) -> int:
+def count_newlines(data: bytes) -> int:
+    """How many line feeds there are; several times as fast as ``data.count``."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
+
+
+def _whole_records(data: bytes, delimiter: bytes) -> tuple[int, Offsets | None]:
+    """How many bytes are whole records, and where these end, if that had to be found out."""
     if not delimiter or (b'"' not in data and not _has_lone_return(data)):
-        return data.rfind(b"\n") + 1
+        return data.rfind(b"\n") + 1, None
     ends = record_ends(data, delimiter)
-    return int(ends[-1]) if len(ends) else 0
+    return (int(ends[-1]) if len(ends) else 0), ends
 
 
 def _ends_by_parity(data: bytes, delimiter: bytes) -> Offsets | None:
@@ -173,15 +186,18 @@ def _ends_by_parity(data: bytes, delimiter: bytes) -> Offsets | None:
     They are when each opening quote follows a field's start or a quote, and each closing one is followed by
     a field's end or a quote: then, from left to right, every second quote closes what the one before opened.
     """
-    text = np.frombuffer(b"\n" + data + b"\n", np.uint8)
+    text = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(text == _QUOTE)
+    newlines: Offsets = np.flatnonzero(text == _NEWLINE) + 1
     edge = np.zeros(256, bool)
     edge[[delimiter[0], _NEWLINE, _RETURN, _QUOTE]] = True
-    if not (edge[text[quotes[0::2] - 1]].all() and edge[text[quotes[1::2] + 1]].all()):
+    # The text's own begin and end are edges, too.
+    opening, closing = quotes[0::2] - 1, quotes[1::2] + 1
+    opening, closing = opening[opening >= 0], closing[closing < len(text)]
+    if not (edge[text[opening]].all() and edge[text[closing]].all()):
         return None
-    newlines: Offsets = np.flatnonzero(text[1:-1] == _NEWLINE) + 1
     outside: npt.NDArray[np.bool_] = np.searchsorted(quotes, newlines) % 2 == 0
-    return newlines[outside]
+    return newlines if outside.all() else newlines[outside]
 
 
 def _ends_by_scanning(data: bytes, delimiter: bytes) -> Offsets:

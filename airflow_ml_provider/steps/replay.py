@@ -32,14 +32,15 @@ _TOLERANCE = 1e-9
 
 def replay(
     built: Built,
-    inputs: Inputs,
-    connection: DuckDBPyConnection,
+    again: Callable[[int, datetime, pl.DataFrame], Built | None],
     *,
     moments: int,
     say: Callable[[str], None],
 ) -> int:
     """Replay built rows at some of their prediction times; gives how many rows were compared.
 
+    :param again: builds the rows with some keys once more, from what was known at a moment; it is told the
+        number of the replay.
     :param moments: how many prediction times, evenly spread over the rows.
     :raises DataError: a feature comes out different, or a row is missing; names feature, row and values.
     """
@@ -48,15 +49,26 @@ def replay(
     for number in range(moments):
         at = _moment(built, (2 * number + 1) / (2 * moments))
         expected = _last_rows(built, at)
-        folder = inputs.scratch / f"replay-{number}"
-        cut = Inputs(_cut(built.features, inputs, at, folder / "tables"), folder / "tables")
-        wanted = Wanted(built.wanted.partition_by, built.wanted.partitions, only=expected.select(key))
-        again = build(built.features, cut, wanted, connection, folder, lambda _: None)
-        _compare(built, expected, again, at)
-        shutil.rmtree(folder)
+        _compare(built, expected, again(number, at, expected.select(key)), at)
         compared += expected.height
         say(f"replayed {expected.height} rows as of {at} UTC: the same")
     return compared
+
+
+def here(
+    built: Built, inputs: Inputs, connection: DuckDBPyConnection
+) -> Callable[[int, datetime, pl.DataFrame], Built | None]:
+    """Builds rows again on this machine."""
+
+    def again(number: int, at: datetime, only: pl.DataFrame) -> Built | None:
+        # The files of the replay before this one have been looked at.
+        shutil.rmtree(inputs.scratch / f"replay-{number - 1}", ignore_errors=True)
+        folder = inputs.scratch / f"replay-{number}"
+        cut = Inputs(_cut(built.features, inputs, at, folder / "tables"), folder / "tables")
+        wanted = Wanted(built.wanted.partition_by, built.wanted.partitions, only=only)
+        return build(built.features, cut, wanted, connection, folder, lambda _: None)
+
+    return again
 
 
 def _moment(built: Built, quantile: float) -> datetime:

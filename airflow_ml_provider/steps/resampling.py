@@ -7,14 +7,15 @@ so its size varies from resample to resample as it would from one set of rows to
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from airflow_ml_provider.contract.gates import METRICS
+from airflow_ml_provider.steps.threads import available
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,10 +25,20 @@ if TYPE_CHECKING:
     Counts = NDArray[np.uint8]
     Floats = NDArray[np.float64]
 
-# Rows times resamples held by a worker at once, in counts of one byte.
+Advance = Callable[[int], object]
+
+# Rows times resamples that are drawn from one seed: another number would make other draws.
 _BATCH_CELLS = 4_000_000
+# Rows times resamples held by a worker at once, in counts of one byte, if there are more than of one seed.
+_WORK_CELLS = 16_000_000
+# Resamples that are weighed side by side, and how many it takes to be worth it, whatever the number of rows.
+_SIDE_BY_SIDE, _FEWEST = 64, 8
 # As many different numbers as two bytes hold.
 _BLOCK = 65_536
+
+
+def nobody(resamples: int) -> None:
+    """Whom to tell how many resamples are done, where nobody asks."""
 
 
 def counts(rows: int, resamples: int, seed: int) -> Iterator[Counts]:
@@ -40,23 +51,42 @@ def counts(rows: int, resamples: int, seed: int) -> Iterator[Counts]:
 
 
 def resampled(
-    views: Sequence[Sequence[Ranked]], rows: int, resamples: int, seed: int
+    views: Sequence[Sequence[Ranked]],
+    rows: int,
+    resamples: int,
+    seed: int,
+    advance: Advance = nobody,
 ) -> list[NDArray[np.float64]]:
     """The metrics of each resample, on all threads: for each view ``(resamples, models, metrics)``.
 
     :param views: groups of rows, each ranked by every model; all index into the same ``rows``.
+    :param advance: told, from any thread, of so many more resamples that are done.
     """
     if resamples < 1 or not rows:
         return [np.full((0, len(view), len(METRICS)), np.nan) for view in views]
 
-    def work(batch: tuple[np.random.Generator, int]) -> list[Floats]:
-        drawn = _draw(batch[0], rows, batch[1])
-        return [np.stack([model.metrics(drawn) for model in view], axis=1) for view in views]
+    def work(batches: Sequence[tuple[np.random.Generator, int]]) -> list[Floats]:
+        drawn = np.concatenate([_draw(random, rows, count) for random, count in batches])
+        found: list[list[Floats]] = [[] for _ in views]
+        for start in range(0, len(drawn), _SIDE_BY_SIDE):
+            columns = np.ascontiguousarray(drawn[start : start + _SIDE_BY_SIDE].T)
+            for view, of_view in zip(views, found, strict=True):
+                of_view.append(np.stack([model.metrics(columns) for model in view], axis=1))
+            advance(columns.shape[1])
+        return [np.concatenate(of_view) for of_view in found]
 
-    # NumPy works outside the interpreter's lock.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
-        done = list(workers.map(work, _batches(rows, resamples, seed)))
+    # NumPy works outside the interpreter's lock; matrices here are too small for threads of their own.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available()) as workers:
+        done = list(workers.map(work, _tasks(rows, resamples, seed)))
     return [np.concatenate([batch[view] for batch in done]) for view in range(len(views))]
+
+
+def _tasks(rows: int, resamples: int, seed: int) -> Iterator[list[tuple[np.random.Generator, int]]]:
+    """Batches that are worked on together."""
+    batches = _batches(rows, resamples, seed)
+    together = max(1, min(max(_WORK_CELLS // rows, _FEWEST), _SIDE_BY_SIDE) // batches[0][1])
+    for start in range(0, len(batches), together):
+        yield batches[start : start + together]
 
 
 def _batches(rows: int, resamples: int, seed: int) -> list[tuple[np.random.Generator, int]]:

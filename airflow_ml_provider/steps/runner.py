@@ -40,8 +40,11 @@ def load_spec(uri: str) -> StepSpec:
     return read_spec(found, source=uri)
 
 
-def run_step(spec: StepSpec) -> StepResult:
-    """Run a step and write its result; failures are results too, and are given back, not raised."""
+def run_step(spec: StepSpec, *, verify: bool = False) -> StepResult:
+    """Run a step and write its result; failures are results too, and are given back, not raised.
+
+    :param verify: only compare what it gives now with what it has given before.
+    """
     started = time.monotonic()
 
     def keep(result: StepResult) -> StepResult:
@@ -55,7 +58,7 @@ def run_step(spec: StepSpec) -> StepResult:
 
     ending = Ending(leave_word)
     ending.watch()
-    result = _attempt(spec, ending)
+    result = _attempt(spec, ending, verify=verify)
     try:
         with ending.concluding():
             result = keep(result)
@@ -110,21 +113,21 @@ def set_seeds(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def _attempt(spec: StepSpec, ending: Ending) -> StepResult:
+def _attempt(spec: StepSpec, ending: Ending, *, verify: bool = False) -> StepResult:
     scratch = ending.scratch = Path(tempfile.mkdtemp(prefix=f"{spec.step_key[:40]}-"))
     step = None
     try:
         spec = shipped_code.laid_down(spec, scratch)
         arguments = spec.typed_arguments()
         step = StepContext(spec, scratch)
-        verb = importlib.import_module(f"airflow_ml_provider.steps.{spec.verb}")
+        verb = importlib.import_module(f"airflow_ml_provider.steps.{'verification' if verify else spec.verb}")
         set_seeds(spec.seed)
         outcome: Outcome = verb.run(step, arguments)
         return StepResult(
             spec.verb, spec.step_key, spec.fingerprint, "success", table=outcome.table, tables=outcome.tables,
             model=outcome.model, verdict=outcome.verdict or step.audit_verdict, metrics=outcome.metrics,
             summary=outcome.summary, links={**step.audit_links, **outcome.links},
-            warnings=tuple(step.warnings), mlflow_run_id=outcome.mlflow_run_id,
+            warnings=tuple(step.warnings), mlflow_run_id=outcome.mlflow_run_id, timely=outcome.timely,
         )  # fmt: skip
     except Skipped as reason:
         return StepResult(spec.verb, spec.step_key, spec.fingerprint, "skipped", reason=str(reason))

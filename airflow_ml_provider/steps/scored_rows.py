@@ -76,6 +76,12 @@ class ScoredRows:
         """
         now = pl.lit(datetime.now(UTC), _UTC).alias("predicted_at")
         columns = list(self.schema)
+        with self.step.progress("rows", self.rows.rows) as progress:
+            for batch in self._batches(now, columns):
+                yield batch
+                progress.advance(batch.height)
+
+    def _batches(self, now: pl.Expr, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         for part in self.parts:
             loaded = {
                 each.variant: (each, versions.fetch(self.step, each.registered)) for each in part.scorers
@@ -112,7 +118,7 @@ class ScoredRows:
         else:
             why = pl.col(by).cast(pl.String).replace_strict(dict(selection), return_dtype=pl.String)
         frame = batch.with_columns(
-            pl.Series("score", scoring.scores(model, batch), pl.Float64),
+            pl.Series("score", scoring.scores(model, batch), pl.Float64).fill_nan(None),
             pl.lit(registered.name).alias("model_name"),
             pl.lit(registered.version, pl.Int64).alias("model_version"),
             pl.lit(registered.run_id).alias("model_run_id"),

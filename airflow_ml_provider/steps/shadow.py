@@ -86,7 +86,7 @@ class Challengers:
                 pl.lit(value, kind).alias(name)
                 for (name, kind), value in zip(_SCORED.items(), said, strict=False)
             ]
-            parts.append(pl.struct(*columns, pl.lit(pl.Series("score", found, pl.Float64))))
+            parts.append(pl.struct(*columns, pl.lit(pl.Series("score", found, pl.Float64).fill_nan(None))))
         return batch.select(pl.concat_list(parts).cast(TYPE).alias(SHADOW)).to_series()
 
     def check_published(self, rows: pl.LazyFrame, wanted: Iterable[Registered]) -> None:

@@ -1,17 +1,16 @@
-"""One pass over a source: rows that can be published go to local disk, bad rows to the quarantine."""
+"""One pass over a source: rows that can be published are laid down, bad rows go to the quarantine."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from airflow_ml_provider.steps.duplicates import Duplicates, find_duplicates
+from airflow_ml_provider.steps.laid_rows import LaidAside, LaidFiles, LaidRows
 from airflow_ml_provider.steps.quarantine import Kept, Quarantine
 from airflow_ml_provider.steps.reading import RawBatch, Work, work_of
 from airflow_ml_provider.steps.records import BadRow, Offsets
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 # A row's number is its file's and its line's: up to 2**22 files of up to 2**41 lines.
 _LINE_BITS = 41
-_REPORT_SECONDS = 3.0
+_MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -59,83 +58,74 @@ class Stage:
     def __init__(
         self, step: StepContext, source: Source, transform: Transform, quarantine: Quarantine
     ) -> None:
+        target, suite = source.arguments.publish, source.arguments.suite
         self.rows_read = 0
         self.rows_elsewhere = 0
+        self.laid: LaidRows = (
+            LaidAside(step, target, source.partitions, ROW, suite)
+            if suite
+            else LaidFiles(step, target, source.partitions, ROW, changeable=bool(source.schema.key))
+        )
         self._step = step
         self._source = source
         self._transform = transform
         self._quarantine = quarantine
-        self._rows = Spool(step.scratch / "rows.arrow")
         self._keys = Spool(step.scratch / "keys.arrow")
-        self._duplicates: Offsets = np.array([], np.int64)
-        self._dropped = 0
-        self._column = source.arguments.publish.partition_by
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are to publish."""
-        return self._rows.rows - self._dropped
+        self._column = target.partition_by
 
     def fill(self) -> None:
         """Read the source; a row with the key of an earlier one ends in the quarantine too.
 
         :raises MLError: a file is damaged or lacks a column, or the user's function raised.
         """
-        progress = _Progress(self._step, sum(file.size for file in self._source.files))
         names: list[str] = []
-        for batch in in_order(self._typing(names, progress)):
-            self._take(batch)
-            self.rows_read += len(batch.raw.lines) + len(batch.raw.bad)
-            progress.report(self.rows_read)
-        if self._rows.schema is None:
-            self._rows.add(self._transform(empty_frame(self._source.schema), pl.Series([], dtype=pl.Int64)))
+        self.laid.write(self._good(names))
         if self._keys.rows:
             key = self._source.schema.key
             duplicates = find_duplicates(self._keys, ROW, key, self._step.scratch)
             if len(duplicates.rows):
                 self._drop(duplicates, names)
 
-    def reader(self) -> pa.RecordBatchReader:
-        """The rows to publish, in the order of the source."""
-        reader = self._rows.reader()
-        schema = reader.schema.remove(reader.schema.get_field_index(ROW))
+    def _good(self, names: list[str]) -> Iterator[pl.DataFrame]:
+        """The rows to publish, in the order of the source, with their numbers; once without any, for the schema."""
+        seen = 0
+        with self._step.progress("MB", sum(file.size for file in self._source.files) // _MB) as progress:
 
-        def stream() -> Iterator[pa.RecordBatch]:
-            for batch in reader:
-                if len(self._duplicates):
-                    keep = ~np.isin(batch.column(ROW).to_numpy(), self._duplicates)
-                    batch = batch.filter(pa.array(keep))
-                yield batch.drop_columns(ROW)
+            def read(count: int) -> None:
+                nonlocal seen
+                before, seen = seen, seen + count
+                progress.advance(seen // _MB - before // _MB)
 
-        return pa.RecordBatchReader.from_batches(schema, stream())
+            begun = False
+            for batch in in_order(self._typing(names, read)):
+                begun = True
+                self.rows_read += len(batch.raw.lines) + len(batch.raw.bad)
+                yield self._taken(batch)
+        if not begun:
+            yield self._transform(empty_frame(self._source.schema), pl.Series([], dtype=pl.Int64))
 
-    def _work(self, names: list[str], progress: _Progress) -> Iterator[tuple[str, int, bool, Work]]:
+    def _work(self, names: list[str], read: Callable[[int], None]) -> Iterator[tuple[str, int, Work]]:
         """The work of all files; ``names`` becomes theirs, in the order of their rows' numbers."""
         arguments = self._source.arguments
         for file in self._source.files:
-            for member in members(file, arguments.format, progress.seen):
+            for member in members(file, arguments.format, read):
                 first = len(names) << _LINE_BITS
                 names.append(member.name)
                 for work in work_of(member, self._source.schema, arguments.delimiter):
-                    yield member.name, first, member.format == "csv", work
+                    yield member.name, first, work
 
-    def _typing(self, names: list[str], progress: _Progress) -> Iterator[Callable[[], _Batch]]:
+    def _typing(self, names: list[str], read: Callable[[int], None]) -> Iterator[Callable[[], _Batch]]:
         schema = self._source.schema
-        for file, first, is_csv, work in self._work(names, progress):
-            null_values = schema.null_values if is_csv else ()
+        for file, first, work in self._work(names, read):
 
-            def typing(
-                file: str = file,
-                first: int = first,
-                work: Work = work,
-                null_values: tuple[str, ...] = null_values,
-            ) -> _Batch:
+            def typing(file: str = file, first: int = first, work: Work = work) -> _Batch:
                 raw = work()
-                return _Batch(file, first, raw, type_rows(file, raw, schema, null_values))
+                return _Batch(file, first, raw, type_rows(file, raw, schema))
 
             yield typing
 
-    def _take(self, batch: _Batch) -> None:
+    def _taken(self, batch: _Batch) -> pl.DataFrame:
+        """A batch's rows to publish; its bad ones go to the quarantine."""
         good, lines = batch.typed.good, batch.typed.lines
         numbers = pl.Series(ROW, lines + batch.first, dtype=pl.Int64)
         if self._source.schema.key:
@@ -151,9 +141,9 @@ class Stage:
                 here = rows.filter(pl.col(self._column).is_in(list(self._source.partitions.values)))
                 self.rows_elsewhere += rows.height - here.height
                 rows = here
-        self._rows.add(rows)
         if kept:
             self._quarantine.add(batch.file, sorted(kept, key=lambda one: one.bad.line))
+        return rows
 
     def _bad(self, batch: _Batch) -> list[Kept]:
         bad, frame = batch.typed.bad, batch.typed.bad_frame
@@ -177,15 +167,7 @@ class Stage:
 
     def _drop(self, duplicates: Duplicates, names: Sequence[str]) -> None:
         """Take duplicates out; their text is read once more, so that it need not be kept for all rows."""
-        partitions: dict[int, str | None] = {}
-        self._duplicates = duplicates.rows
-        for batch in self._rows.batches():
-            hit = np.isin(batch.column(ROW).to_numpy(), duplicates.rows)
-            if hit.any():
-                found = batch.filter(pa.array(hit))
-                values = found.column(self._column).to_pylist() if self._column else [None] * len(found)
-                partitions.update(zip(found.column(ROW).to_pylist(), values, strict=True))
-                self._dropped += len(found)
+        partitions = self.laid.take_out(duplicates.rows)
         wanted = np.array(sorted(partitions), np.int64)
         firsts = dict(zip(duplicates.rows.tolist(), duplicates.firsts.tolist(), strict=True))
         columns = ", ".join(self._source.schema.key)
@@ -208,31 +190,6 @@ class Stage:
 
     def _reading(self, wanted: Offsets) -> Iterator[Callable[[], tuple[str, int, RawBatch]]]:
         files = set((wanted >> _LINE_BITS).tolist())
-        for file, first, _, work in self._work([], _Progress(self._step, 0)):
+        for file, first, work in self._work([], lambda _: None):
             if first >> _LINE_BITS in files:
                 yield lambda file=file, first=first, work=work: (file, first, work())  # type: ignore[misc]
-
-
-class _Progress:
-    """Tells the log how far reading has come, now and then."""
-
-    def __init__(self, step: StepContext, size: int) -> None:
-        self._step = step
-        self._size = size
-        self._seen = 0
-        self._started = self._told = time.monotonic()
-
-    def seen(self, count: int) -> None:
-        """Some bytes of the files were read."""
-        self._seen += count
-
-    def report(self, rows: int) -> None:
-        """So many rows were read so far."""
-        now = time.monotonic()
-        if now - self._told >= _REPORT_SECONDS:
-            self._told = now
-            share = min(self._seen / self._size, 1) if self._size else 1
-            rate = rows / (now - self._started)
-            self._step.log.info(
-                "read %s rows, %s rows/s, %.0f %% of the bytes", f"{rows:,}", f"{rate:,.0f}", 100 * share
-            )

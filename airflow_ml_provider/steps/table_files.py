@@ -31,11 +31,21 @@ class PartitionFiles:
 
     :param put: stores a file by its path below the table.
     :param column: the partition column; None for a table without partitions.
+    :param beside: a column that is not written: ``keep`` is given its values, file by file, in any thread.
     """
 
-    def __init__(self, put: Callable[[str, bytes], object], column: str | None) -> None:
+    def __init__(
+        self,
+        put: Callable[[str, bytes], object],
+        column: str | None,
+        *,
+        beside: str | None = None,
+        keep: Callable[[str, pa.ChunkedArray], object] = lambda *_: None,
+    ) -> None:
         self._put = put
         self._column = column
+        self._beside = beside
+        self._keep = keep
         self._waiting: dict[str | None, list[pa.RecordBatch]] = {}
         self._bytes: dict[str | None, int] = {}
 
@@ -83,16 +93,24 @@ class PartitionFiles:
     def _file_of(self, value: str | None) -> Callable[[], AddAction]:
         rows = pa.Table.from_batches(self._waiting.pop(value))
         self._bytes.pop(value)
-        return lambda: self._file(value, rows)
+        return lambda: self.file(value, rows)
 
-    def _file(self, value: str | None, rows: pa.Table) -> AddAction:
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, compression="zstd", compression_level=1, store_schema=False)
-        content = sink.getvalue().to_pybytes()
+    def file(self, value: str | None, rows: pa.Table) -> AddAction:
+        """Write one file of a partition."""
         name = f"part-{uuid.uuid4()}.zstd.parquet"
         # The layout of Hive, by which some readers tell the partition.
         folder = _NO_VALUE if value is None else quote(value, safe="")
         path = f"{self._column}={folder}/{name}" if self._column else name
+        if self._beside is not None:
+            self._keep(path, rows.column(self._beside))
+            rows = rows.drop_columns(self._beside)
+        sink = pa.BufferOutputStream()
+        # Floats are rarely the same: a dictionary of them is given up after a third of the work.
+        repeating = [field.name for field in rows.schema if not pa.types.is_floating(field.type)]
+        pq.write_table(
+            rows, sink, compression="zstd", compression_level=1, store_schema=False, use_dictionary=repeating
+        )
+        content = sink.getvalue().to_pybytes()
         self._put(path, content)
         partition = {self._column: value} if self._column else {}
         return AddAction(
@@ -103,3 +121,15 @@ class PartitionFiles:
             True,
             json.dumps({"numRecords": rows.num_rows}),
         )
+
+
+def _write(rows: pa.Table, sink: pa.BufferOutputStream) -> None:
+    # Columns of many values give up their dictionary sooner than by default: less work and smaller files.
+    pq.write_table(
+        rows,
+        sink,
+        compression="zstd",
+        compression_level=1,
+        store_schema=False,
+        dictionary_pagesize_limit=1 << 17,
+    )

@@ -7,20 +7,21 @@ of the same content changes nothing, and the same bytes are never published twic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
 from airflow_ml_provider.contract.documents import Publication
 from airflow_ml_provider.contract.errors import ConfigError, DataError, TransientError
 from airflow_ml_provider.contract.partitions import Partitions
-from airflow_ml_provider.contract.store import Store, storage_failure
+from airflow_ml_provider.contract.store import Store, is_local, local_path, storage_failure
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import delta
 from airflow_ml_provider.steps.table_files import PartitionFiles
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PinnedTable:
-    """A table at one version."""
+    """A table at one version.
+
+    :param only: paths below the table of the files to read, where a shard has a part of them; None for all.
+    """
 
     table: Table
     uri: str
     delta: DeltaTable
+    only: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -56,10 +61,10 @@ class PinnedTable:
 
     def lazy(self, partitions: Partitions | None = None) -> pl.LazyFrame:
         """The rows, read when collected; only the files of the partitions are opened."""
-        frame = pl.scan_delta(self.delta)
+        frame = pl.scan_delta(self.delta) if self.only is None else self._scan(self.only)
         if partitions is None:
             return frame
-        column = pl.col(self._partition_column(partitions))
+        column = pl.col(self.partition_column(partitions))
         if partitions.is_range:
             return frame.filter(
                 column.is_between(pl.lit(partitions.values[0]), pl.lit(partitions.values[-1]))
@@ -68,9 +73,43 @@ class PinnedTable:
 
     def files(self, partitions: Partitions | None = None) -> list[str]:
         """URIs of the Parquet files of the partitions."""
-        if partitions is None:
-            return self.delta.file_uris()
-        return self.delta.file_uris(partition_filters=partitions.filters(self._partition_column(partitions)))
+        filters = None if partitions is None else partitions.filters(self.partition_column(partitions))
+        found = self.delta.file_uris(partition_filters=filters)
+        if self.only is None:
+            return found
+        wanted = set(self.only)
+        return [uri for uri in found if self._below(uri) in wanted]
+
+    def sizes(self, partitions: Partitions | None = None) -> dict[str, int]:
+        """The files of the partitions: path below the table to size in bytes, by path."""
+        files = pa.table(self.delta.get_add_actions(flatten=True))
+        paths, sizes = (files.column(name).to_pylist() for name in ("path", "size_bytes"))
+        # The log has paths escaped.
+        known = {unquote(path): size for path, size in zip(paths, sizes, strict=True)}
+        wanted = sorted(self._below(uri) for uri in self.files(partitions))
+        return {path: known[path] for path in wanted}
+
+    def _below(self, uri: str) -> str:
+        """A file's path below the table."""
+        root = str(local_path(self.uri)) if is_local(self.uri) else self.uri
+        return uri[len(root) :].lstrip("/")
+
+    def _scan(self, paths: Sequence[str]) -> pl.LazyFrame:
+        """The rows of some of the files, with the columns of the table."""
+        schema = pl.scan_delta(self.delta).collect_schema()
+        by = self.delta.metadata().partition_columns
+        wanted = set(paths)
+        files = [uri for uri in self.delta.file_uris() if self._below(uri) in wanted]
+        if not files:
+            return pl.LazyFrame(schema=schema)
+        return pl.scan_parquet(
+            files,
+            schema={name: kind for name, kind in schema.items() if name not in by},
+            hive_partitioning=bool(by),
+            hive_schema={name: schema[name] for name in by} if by else None,
+            missing_columns="insert",
+            storage_options=delta.storage_options(self.uri) or None,
+        ).select(schema.names())
 
     def published(self, partitions: Partitions | None = None) -> Publication:
         """This version as a reference for downstream steps."""
@@ -78,7 +117,11 @@ class PinnedTable:
         label = partitions.label if partitions else ""
         return Publication(self.name, self.version, self.uri, self.partition_by, label, rows, changed=False)
 
-    def _partition_column(self, partitions: Partitions) -> str:
+    def partition_column(self, partitions: Partitions) -> str:
+        """The column that partitions are of.
+
+        :raises ConfigError: the table has none.
+        """
         column = self.partition_by
         if column is None:
             raise ConfigError(
@@ -153,37 +196,99 @@ def publish(
     if done := already_published(step.store, target, partitions, content):
         step.log.info("already published: %s, version %s, from the same content", target.name, done.version)
         return done
-    if partitions is not None and target.partition_by is None:
-        raise ConfigError(
-            f"{partitions.label!r} cannot be published to {target.name!r}: it has no partition column",
-            todo=f'declare it: Table("{target.name}", partition_by="ds")',
-        )
+    check_target(target, partitions)
     schema = delta.delta_schema(target, batches.schema)
-    counted = _Counter(batches, target, partitions)
+    counted = Counter(batches, target, partitions)
     reader = _audited(step, target, counted.reader(), suite) if suite else counted.reader()
     uri, whole = step.store.table_uri(target.name), partitions is None
     table = delta.find_table(target.name, uri)
     if table is not None:
         delta.fit(target, table, schema, whole=whole)
-    written = _files(step, target, reader.cast(pa.schema(schema.to_arrow())))
+    written = write_files(step, target, reader.cast(pa.schema(schema.to_arrow())))
+    published = _commit(step, target, table, written, schema, counted.rows, partitions, content)
+    if suite:
+        remove(step.store, step.store.aside_uri(target.name, step.key))
+    return published
+
+
+def check_target(target: Table, partitions: Partitions | None) -> None:
+    """
+    :raises ConfigError: partitions are to be replaced in a table that has none.
+    """
+    if partitions is not None and target.partition_by is None:
+        raise ConfigError(
+            f"{partitions.label!r} cannot be published to {target.name!r}: it has no partition column",
+            todo=f'declare it: Table("{target.name}", partition_by="ds")',
+        )
+
+
+def check_partitions(target: Table, found: set[str], partitions: Partitions) -> None:
+    """
+    :raises DataError: there are rows in partitions that are not to be replaced.
+    """
+    if outside := sorted(found - set(partitions.values)):
+        raise DataError(
+            f"rows for table {target.name!r} are in partitions that were not asked for: "
+            f"{target.partition_by} = {', '.join(outside[:5])}",
+            kept="the table is as it was",
+        )
+
+
+def publish_files(
+    step: StepContext,
+    target: Table,
+    files: Sequence[AddAction],
+    *,
+    schema: Schema,
+    rows: int,
+    partitions: Partitions | None,
+    content: str,
+) -> Publication:
+    """As :func:`publish`, of rows that :func:`write_files` has written, perhaps in other processes."""
+    if done := already_published(step.store, target, partitions, content):
+        return done
+    table = delta.find_table(target.name, step.store.table_uri(target.name))
+    if table is not None:
+        delta.fit(target, table, schema, whole=partitions is None)
+    return _commit(step, target, table, files, schema, rows, partitions, content)
+
+
+def write_files(step: StepContext, target: Table, batches: pa.RecordBatchReader) -> list[AddAction]:
+    """Write rows to files of a table which nobody sees before they are committed."""
+
+    def put(path: str, content: bytes) -> None:
+        step.store.write(f"tables/{target.name}/{path}", content)
+
+    return PartitionFiles(put, target.partition_by).write(batches)
+
+
+def _commit(
+    step: StepContext,
+    target: Table,
+    table: DeltaTable | None,
+    files: Sequence[AddAction],
+    schema: Schema,
+    rows: int,
+    partitions: Partitions | None,
+    content: str,
+) -> Publication:
+    uri = step.store.table_uri(target.name)
     if table is None:
         # Not before the rows are there: rows that fail leave no empty table behind.
         table = delta.find_or_create(target, uri, schema)
-        delta.fit(target, table, schema, whole=whole)
+        delta.fit(target, table, schema, whole=partitions is None)
     try:
-        delta.replace(step, target, table, written, schema=schema, partitions=partitions, content=content)
+        delta.replace(step, target, table, files, schema=schema, partitions=partitions, content=content)
     except TransientError:
         # The writer in the way may have been another try of this very step, and have done the work.
         if done := already_published(step.store, target, partitions, content):
             return done
         raise
-    if suite:
-        remove(step.store, step.store.aside_uri(target.name, step.key))
     version = delta.version_of(step, target, content)
     label = partitions.label if partitions else ""
-    step.log.info("published %s version %s: %s rows%s", target.name, version, f"{counted.rows:,}",
+    step.log.info("published %s version %s: %s rows%s", target.name, version, f"{rows:,}",
                   f" in {target.partition_by}={label}" if label else "")  # fmt: skip
-    return Publication(target.name, version, uri, target.partition_by, label, counted.rows, changed=True)
+    return Publication(target.name, version, uri, target.partition_by, label, rows, changed=True)
 
 
 def remove(store: Store, uri: str) -> None:
@@ -201,13 +306,6 @@ def batches_of(frame: pl.LazyFrame, rows: int = 100_000) -> pa.RecordBatchReader
             yield from chunk.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema).to_batches()
 
     return pa.RecordBatchReader.from_batches(schema, stream())
-
-
-def _files(step: StepContext, target: Table, batches: pa.RecordBatchReader) -> list[AddAction]:
-    def put(path: str, content: bytes) -> None:
-        step.store.write(f"tables/{target.name}/{path}", content)
-
-    return PartitionFiles(put, target.partition_by).write(batches)
 
 
 def _audited(
@@ -244,14 +342,14 @@ def _audited(
     return pa.RecordBatchReader.from_stream(aside.to_pyarrow_dataset().scanner().to_reader())
 
 
-class _Counter:
+class Counter:
     """Counts rows on their way to the table, and refuses one that is in none of the partitions."""
 
     def __init__(self, batches: pa.RecordBatchReader, target: Table, partitions: Partitions | None) -> None:
         self.rows = 0
         self._batches = batches
         self._target = target
-        self._allowed = set(partitions.values) if partitions else None
+        self._partitions = partitions
 
     def reader(self) -> pa.RecordBatchReader:
         return pa.RecordBatchReader.from_batches(self._batches.schema, self._stream())
@@ -259,13 +357,8 @@ class _Counter:
     def _stream(self) -> Iterator[pa.RecordBatch]:
         column = self._target.partition_by
         for batch in self._batches:
-            if self._allowed is not None and column:
-                found = set(batch.column(column).unique().to_pylist())
-                if outside := sorted(str(v) for v in found - self._allowed):
-                    raise DataError(
-                        f"rows for table {self._target.name!r} are in partitions that were not asked for: "
-                        f"{column} = {', '.join(outside[:5])}",
-                        kept="the table is as it was",
-                    )
+            if self._partitions is not None and column:
+                found = {str(value) for value in batch.column(column).unique().to_pylist()}
+                check_partitions(self._target, found, self._partitions)
             self.rows += batch.num_rows
             yield batch

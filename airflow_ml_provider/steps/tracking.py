@@ -7,7 +7,9 @@ environment (``MLFLOW_TRACKING_USERNAME``, ``..._PASSWORD``, ``..._TOKEN``), whe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,14 +19,18 @@ from typing import TYPE_CHECKING, Any
 from airflow_ml_provider.contract.documents import ModelVersion, StepSpec
 from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError, TransientError
 from airflow_ml_provider.contract.models import Model
+from airflow_ml_provider.steps.mlflow_client import Metric, Pair, RestClient, own_client
+from airflow_ml_provider.steps.mlflow_rest import RestError, is_spoken
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion as RegistryVersion
+    from mlflow.exceptions import RestException
 
 # Tags are the project's own, under one prefix, so that nobody else's search is disturbed.
 TAG = "airflow_ml."
 _MOST_PARAM = 6_000
+# What MLflow's servers take in one request.
+_MOST_POINTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -50,42 +56,41 @@ class Tracker:
             )
 
     @cached_property
-    def client(self) -> MlflowClient:
-        """MLflow's client, told not to retry for minutes on a server that is not there."""
+    def client(self) -> Any:
+        """MLflow's client, or a lighter one with the methods that steps use.
+
+        Told not to retry for minutes on a server that is not there.
+        """
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # Neither bars nor banners in a task's log; the links are in the step's result.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        import mlflow
-
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        return mlflow.MlflowClient(self.uri, self.uri)
+        return RestClient(self.uri) if is_spoken(self.uri) else own_client(self.uri)
 
     @contextmanager
     def speaking(self, doing: str) -> Iterator[None]:
         """Names what was attempted when MLflow fails, and whether a retry helps."""
         import requests
-        from mlflow.exceptions import MlflowException, RestException
 
         try:
             yield
-        except RestException as error:
+        except refusals() as error:
+            said = getattr(error, "message", str(error))
             if error.error_code in (
                 "RESOURCE_DOES_NOT_EXIST",
                 "INVALID_PARAMETER_VALUE",
                 "RESOURCE_ALREADY_EXISTS",
             ):
-                raise DataError(f"MLflow at {self.uri} could not {doing}: {error.message}") from error
+                raise DataError(f"MLflow at {self.uri} could not {doing}: {said}") from error
             if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
                 raise ConfigError(
-                    f"MLflow at {self.uri} refused to {doing}: {error.message}",
+                    f"MLflow at {self.uri} refused to {doing}: {said}",
                     todo="check the login of the mlflow connection and its rights",
                 ) from error
-            raise TransientError(f"MLflow at {self.uri} could not {doing}: {error.message}") from error
-        except (MlflowException, requests.RequestException) as error:
+            raise TransientError(f"MLflow at {self.uri} could not {doing}: {said}") from error
+        except _failures() as error:
             said = str(error).strip().splitlines()[0]
             if "API request to" in said or isinstance(error, requests.RequestException):
                 raise TransientError(
@@ -136,18 +141,37 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Log a batch of each; logging the same again (a retry) is no error."""
-        import time
-
-        from mlflow.entities import Metric, Param, RunTag
-
+        metric, param, tag = _kinds(self.client)
         now = int(time.time() * 1000)
         with self.speaking("log parameters, metrics and tags"):
             self.client.log_batch(
                 run_id,
-                metrics=[Metric(key, float(value), now, 0) for key, value in (metrics or {}).items()],
-                params=[Param(key, str(value)[:_MOST_PARAM]) for key, value in (params or {}).items()],
-                tags=[RunTag(key, str(value)[:_MOST_PARAM]) for key, value in (tags or {}).items()],
+                metrics=[metric(key, float(value), now, 0) for key, value in (metrics or {}).items()],
+                params=[param(key, str(value)[:_MOST_PARAM]) for key, value in (params or {}).items()],
+                tags=[tag(key, str(value)[:_MOST_PARAM]) for key, value in (tags or {}).items()],
             )
+
+    def log_dataset(self, run_id: str, context: str, **dataset: str) -> None:
+        """Log a dataset that the run used, for ``context``; the fields of MLflow's ``Dataset``."""
+        with self.speaking("log the dataset"):
+            if isinstance(self.client, RestClient):
+                self.client.log_dataset(run_id, dataset, context)
+                return
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            tag = InputTag("mlflow.data.context", context)
+            self.client.log_inputs(run_id, [DatasetInput(Dataset(**dataset), [tag])])
+
+    def log_points(self, run_id: str, points: Iterable[tuple[str, float, int, int]]) -> None:
+        """Log points of metrics' histories: name, value, milliseconds since 1970, step; a few requests in all.
+
+        The same points logged again are the same points.
+        """
+        metric, _, _ = _kinds(self.client)
+        rest = [metric(*point) for point in points]
+        with self.speaking("log the histories of metrics"):
+            for place in range(0, len(rest), _MOST_POINTS):
+                self.client.log_batch(run_id, metrics=rest[place : place + _MOST_POINTS])
 
     def log_file(self, run_id: str, path: Path, folder: str = "") -> None:
         """Keep a file with the run."""
@@ -165,28 +189,30 @@ class Tracker:
         :raises DataError: the model, the version or the alias does not exist.
         """
         with self.speaking(f"find model {model}"):
+            found: RegistryVersion
             if model.version is not None:
-                return self.client.get_model_version(model.name, str(model.version))
-            return self.client.get_model_version_by_alias(model.name, model.alias)
+                found = self.client.get_model_version(model.name, str(model.version))
+            else:
+                found = self.client.get_model_version_by_alias(model.name, model.alias)
+            return found
 
     def find(self, model: Model) -> RegistryVersion | None:
         """:meth:`resolve`, None when MLflow answers that there is none (not when it does not answer)."""
-        from mlflow.exceptions import RestException
-
         try:
             return self.resolve(model)
         except DataError as error:
-            if isinstance(error.__cause__, RestException):
+            if isinstance(error.__cause__, refusals()):
                 return None
             raise
 
     def download(self, uri: str, to: Path) -> Path:
         """Fetch artifacts (``runs:/...`` or ``models:/...``) to a local folder; gives their path there."""
-        import mlflow.artifacts
-
-        self.client  # noqa: B018 - sets the tracking URI that MLflow's module functions use
         to.mkdir(parents=True, exist_ok=True)
         with self.speaking(f"fetch {uri}"):
+            if isinstance(self.client, RestClient):
+                return self.client.download(uri, to)
+            import mlflow.artifacts
+
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(to)))
 
     def run_url(self, run: TrackedRun, artifact: str = "") -> str:
@@ -201,14 +227,12 @@ class Tracker:
         return f"{base}/#/models/{model.name}/versions/{model.version}"
 
     def _experiment_id(self) -> str:
-        from mlflow.exceptions import MlflowException
-
         name = self.spec.tracking.experiment
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             try:
                 return str(self.client.create_experiment(name))
-            except MlflowException:
+            except _failures():
                 # Another step created it between the two calls.
                 experiment = self.client.get_experiment_by_name(name)
                 if experiment is None:
@@ -232,6 +256,7 @@ class Tracker:
             "partition_key": spec.run.partition_key or "",
             "triggered_by": spec.run.triggered_by,
             "reason": spec.run.reason,
+            "cache": spec.run.cache,
             "airflow_url": spec.run.url or "",
             "code_digest": spec.code.digest,
             "code_commit": spec.code.commit,
@@ -252,3 +277,33 @@ class Tracker:
             from airflow_ml_provider.steps.context import log
 
             log.warning("could not mark MLflow run %s as %s: %s", run_id, status, error)
+
+
+def refusals() -> tuple[type[RestError | RestException], ...]:
+    """The exceptions that say that MLflow answered with an error; they have an ``error_code``."""
+    if "mlflow.exceptions" not in sys.modules:
+        return (RestError,)
+    from mlflow.exceptions import RestException
+
+    return (RestError, RestException)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """All that speaking to MLflow raises; its own package may not have been imported."""
+    import requests
+
+    if "mlflow.exceptions" not in sys.modules:
+        return (RestError, requests.RequestException)
+    from mlflow.exceptions import MlflowException
+
+    return (RestError, requests.RequestException, MlflowException)
+
+
+def _kinds(client: Any) -> tuple[Any, Any, Any]:
+    """The types of metrics, parameters and tags that a client takes."""
+    if isinstance(client, RestClient):
+        return Metric, Pair, Pair
+    from mlflow.entities import Metric as MlflowMetric
+    from mlflow.entities import Param, RunTag
+
+    return MlflowMetric, Param, RunTag

@@ -23,6 +23,7 @@ from airflow_ml_provider.steps.labelled_rows import LabelledRows
 from airflow_ml_provider.steps.metrics import metrics
 from airflow_ml_provider.steps.profiles import build_profile
 from airflow_ml_provider.steps.scoring import scored_batches
+from airflow_ml_provider.steps.search_trial import Trial
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.models import SavedModel, ScoringModel
@@ -47,7 +48,7 @@ def run(step: StepContext, arguments: TrainArguments) -> Outcome:
     with step.tracker.run(f"train {arguments.model.name}") as tracked:
         registered = versions.of_run(step, arguments.model.name, tracked.run_id)
         if registered is None:
-            registered = _train(step, arguments, function, rows, tracked)
+            registered = fit_and_register(step, arguments, function, rows, tracked)
         else:
             step.log.info("an earlier try registered %s; it is not trained again", registered)
         become_challenger(step, registered)
@@ -71,9 +72,19 @@ def run(step: StepContext, arguments: TrainArguments) -> Outcome:
     )
 
 
-def _train(
-    step: StepContext, arguments: TrainArguments, function: Any, rows: LabelledRows, tracked: TrackedRun
+def fit_and_register(
+    step: StepContext,
+    arguments: TrainArguments,
+    function: Any,
+    rows: LabelledRows,
+    tracked: TrackedRun,
+    *,
+    tags: Mapping[str, str] | None = None,
 ) -> Registered:
+    """Train a model, keep it with all that it came from in an MLflow run, and register it.
+
+    :param tags: more of its origin, beside what every version says.
+    """
     origin.log_origin(step, tracked.run_id, arguments, rows)
     # Again, now that the user's module has imported what it draws random numbers with.
     runner.set_seeds(step.spec.seed)
@@ -86,6 +97,7 @@ def _train(
                 "seed": step.spec.seed,
                 "features": list(rows.rows.features),
                 "label": rows.label,
+                "trial": Trial(),
             },
             typed={Checkpoint: checkpoints.StepCheckpoint(step)},
             scratch=step.scratch,
@@ -106,7 +118,8 @@ def _train(
     profile = build_profile(scored, [*rows.rows.features, "score"], by=rows.partition_by)
     origin.log_document(step, tracked.run_id, "reference_profile.json", profile)
     step.tracker.log(tracked.run_id, metrics={**training_metrics(scored, rows), **own_metrics})
-    return versions.register(step, arguments.model.name, tracked.run_id, saved, origin.tags_of(step, rows))
+    known = {**origin.tags_of(step, rows), **(tags or {})}
+    return versions.register(step, arguments.model.name, tracked.run_id, saved, known)
 
 
 def model_and_metrics(given: Any, function: str) -> tuple[Any, dict[str, float]]:
@@ -152,11 +165,17 @@ def save_model(
     )
 
 
-def score_rows(folder: Path, model: ScoringModel, rows: LabelledRows) -> pl.LazyFrame:
-    """The training rows with their scores, on local disk, so that memory is bounded by a batch."""
+def score_rows(
+    folder: Path, model: ScoringModel, rows: LabelledRows, some: pl.LazyFrame | None = None
+) -> pl.LazyFrame:
+    """The training rows with their scores, on local disk, so that memory is bounded by a batch.
+
+    :param some: those to score, if not all.
+    """
     folder.mkdir()
     keep = [*rows.rows.features, rows.label, *([rows.partition_by] if rows.partition_by else [])]
-    for number, (batch, [scores]) in enumerate(scored_batches(rows.frame, [model], keep)):
+    frame = rows.frame if some is None else some
+    for number, (batch, [scores]) in enumerate(scored_batches(frame, [model], keep)):
         batch.with_columns(score=pl.Series(scores)).write_parquet(folder / f"{number:06d}.parquet")
     return pl.scan_parquet(folder)
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.schema import Column, Schema
@@ -76,41 +78,59 @@ def empty_frame(schema: Schema) -> pl.DataFrame:
     return pl.DataFrame(schema={column.name: TYPES[column.type] for column in schema.columns})
 
 
-def type_rows(name: str, batch: RawBatch, schema: Schema, null_values: Sequence[str]) -> TypedBatch:
+def type_rows(name: str, batch: RawBatch, schema: Schema) -> TypedBatch:
     """Type a batch, and part the good rows from the bad.
 
     :param name: the file, for messages.
-    :param null_values: texts that mean "missing".
     :raises DataError: a Parquet column is of a type that has nothing in common with the declared one.
     """
-    raw = _with_missing_as_null(batch.frame, schema, null_values)
+    raw = _comparable(batch.frame, schema)
     text = [column for column in schema.columns if raw[column.name].dtype == pl.String]
-    frame = raw.with_columns(_QUICK[column.type](pl.col(column.name)).alias(column.name) for column in text)
-    faults: list[_Fault] = []
+    whole = {
+        column.name: typed_at_once
+        for column in text
+        if column.type == "timestamp" and (typed_at_once := _whole_timestamps(raw[column.name])) is not None
+    }
+    frame = raw.with_columns(
+        whole.get(column.name, _QUICK[column.type](pl.col(column.name)).alias(column.name)) for column in text
+    )
+    found: list[tuple[Column, str, pl.Series]] = []
     finished: list[pl.Series] = []
     for column in schema.columns:
         given, typed = raw[column.name], frame[column.name]
         typed = _thoroughly(given, typed, column) if column in text else _converted(name, given, column)
         finished.append(typed)
-        faults += _faults(given, typed, column)
+        found += [(column, what, rows) for what, rows in _wrong(given, typed, column)]
     frame = pl.DataFrame(finished)
+    faults = _faults(found, raw, batch)
     if not faults:
         return TypedBatch(frame, batch.lines, batch.bad, frame.clear())
     return _parted(frame, batch, faults)
 
 
-def _with_missing_as_null(frame: pl.DataFrame, schema: Schema, null_values: Sequence[str]) -> pl.DataFrame:
+def _comparable(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     changes = []
     for column in schema.columns:
         kind, value = frame.schema[column.name], pl.col(column.name)
         if kind in (pl.Categorical, pl.Enum):
             changes.append(value.cast(pl.String))
-        elif kind == pl.String and null_values:
-            changes.append(pl.when(~value.is_in(list(null_values))).then(value))
         elif kind.is_float() and column.type == "int64":
             # Tools that know no missing integers write them so.
             changes.append(value.fill_nan(None))
-    return frame.with_columns(changes)
+    return frame.with_columns(changes) if changes else frame
+
+
+def _whole_timestamps(text: pl.Series) -> pl.Series | None:
+    """All values at once, ten times as fast, if each has a date, a time with seconds and an offset."""
+    length = text.str.len_bytes()
+    # Of these lengths are also times without seconds.
+    if ((length < 20) | (length == 21) | (length == 22)).any():
+        return None
+    try:
+        typed = pc.cast(text.to_arrow(compat_level=pl.CompatLevel.oldest()), pa.timestamp("us", "UTC"))
+    except pa.ArrowInvalid:
+        return None
+    return pl.Series(text.name, typed)
 
 
 def _quick_timestamp(text: pl.Expr) -> pl.Expr:
@@ -175,26 +195,37 @@ def _converted(name: str, values: pl.Series, column: Column) -> pl.Series:
     return typed if same.all() else typed.set(~same.fill_null(False), None)
 
 
-def _faults(given: pl.Series, typed: pl.Series, column: Column) -> list[_Fault]:
-    faults = []
+def _wrong(given: pl.Series, typed: pl.Series, column: Column) -> list[tuple[str, pl.Series]]:
+    """What is wrong with values of a column, and in which rows; with a missing one, nothing is said."""
+    found = []
     if typed.null_count() != given.null_count():
-        rows = (typed.is_null() & given.is_not_null()).arg_true()
-        faults.append(_fault(column, rows, given, f"is not {_A[column.type]}"))
+        found.append((f"is not {_A[column.type]}", (typed.is_null() & given.is_not_null()).arg_true()))
     if not column.nullable and given.null_count():
-        rows = given.is_null().arg_true()
-        reason = f"{column.name}: missing, and declared as not nullable"
-        faults.append(_Fault(column.name, rows.to_list(), [reason] * len(rows)))
+        found.append(("", given.is_null().arg_true()))
     if column.minimum is not None and (low := typed < column.minimum).any():
-        faults.append(_fault(column, low.arg_true(), given, f"is below the minimum {column.minimum:g}"))
+        found.append((f"is below the minimum {column.minimum:g}", low.arg_true()))
     if column.maximum is not None and (high := typed > column.maximum).any():
-        faults.append(_fault(column, high.arg_true(), given, f"is above the maximum {column.maximum:g}"))
+        found.append((f"is above the maximum {column.maximum:g}", high.arg_true()))
+    return found
+
+
+def _faults(
+    found: Sequence[tuple[Column, str, pl.Series]], raw: pl.DataFrame, batch: RawBatch
+) -> list[_Fault]:
+    """The same with the values as they stand in the file."""
+    faults = []
+    for column, what, rows in found:
+        places = rows.to_list()
+        if not what:
+            reason = f"{column.name}: missing, and declared as not nullable"
+            faults.append(_Fault(column.name, places, [reason] * len(places)))
+            continue
+        shown = batch.text(places) if batch.text else raw[rows]
+        reasons = [
+            f"{column.name}: '{value[:_MOST_SHOWN]}' {what}" for value in shown[column.name].cast(pl.String)
+        ]
+        faults.append(_Fault(column.name, places, reasons))
     return faults
-
-
-def _fault(column: Column, rows: pl.Series, given: pl.Series, what: str) -> _Fault:
-    shown = given.gather(rows).cast(pl.String)
-    reasons = [f"{column.name}: '{value[:_MOST_SHOWN]}' {what}" for value in shown]
-    return _Fault(column.name, rows.to_list(), reasons)
 
 
 def _parted(frame: pl.DataFrame, batch: RawBatch, faults: Sequence[_Fault]) -> TypedBatch:

@@ -27,6 +27,7 @@ from airflow_ml_provider.steps.tables import PinnedTable
 from airflow_ml_provider.steps.tracking import TAG
 
 if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
     from airflow_ml_provider.steps.context import StepContext
@@ -60,7 +61,7 @@ def run(step: StepContext, arguments: ValidateArguments) -> Outcome:
         raise Skipped(f"table {pinned.name} version {pinned.version} has no rows{_in(pinned, label)}")
     suite = load_suite(step, arguments.suite)
     what = f"table {pinned.name}@{pinned.version}"
-    result = evaluate(suite, pinned.lazy(partitions), published.rows, what=what)
+    result = _evaluate(step, suite, pinned.lazy(partitions), published.rows, what)
     verdict = _verdict(result, pinned, label, published.rows)
     page = data_docs.render(result, f"{suite.name} over {what}", _facts(step, verdict))
     links = {"Data Docs": step.keep_document(DATA_DOCS, page)}
@@ -96,7 +97,7 @@ def audit(step: StepContext, suite: str, target: Table, aside: str) -> None:
     rows = frame.select(pl.len()).collect().item()
     loaded = load_suite(step, suite)
     what = f"the new rows of table {target.name}"
-    result = evaluate(loaded, frame, rows, what=what)
+    result = _evaluate(step, loaded, frame, rows, what)
     label = str(step.spec.arguments.get("partitions") or "")
     verdict = _verdict(result, staged, label, rows)
     page = data_docs.render(result, f"{loaded.name} over {what}", _facts(step, verdict))
@@ -113,6 +114,13 @@ def audit(step: StepContext, suite: str, target: Table, aside: str) -> None:
         )
     step.audit_verdict, step.audit_links = verdict, links
     step.log.info("audited %s rows of %s: %s", f"{rows:,}", target.name, _headline(verdict))
+
+
+def _evaluate(
+    step: StepContext, suite: ExpectationSuite, frame: pl.LazyFrame, rows: int, what: str
+) -> ExpectationSuiteValidationResult:
+    with step.progress("expectations", len(suite.expectations)) as progress:
+        return evaluate(suite, frame, rows, what=what, advance=progress.advance)
 
 
 def _verdict(

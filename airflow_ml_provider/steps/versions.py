@@ -12,7 +12,7 @@ from airflow_ml_provider.contract.documents import ModelVersion
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.models import Model
 from airflow_ml_provider.steps import models
-from airflow_ml_provider.steps.tracking import TAG
+from airflow_ml_provider.steps.tracking import TAG, refusals
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegistryVersion
@@ -124,13 +124,11 @@ def register(
     step: StepContext, name: str, run_id: str, saved: SavedModel, tags: Mapping[str, str]
 ) -> Registered:
     """Register the model that a run keeps; one request makes the version with all its tags."""
-    from mlflow.exceptions import RestException
-
     client = step.tracker.client
     with step.tracker.speaking(f"register a version of {name!r}"):
         try:
             client.create_registered_model(name)
-        except RestException as error:
+        except refusals() as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         # The artifacts' own address, not runs:/..., which the server's page of the version cannot follow.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from airflow_ml_provider.contract.arguments import VERBS
+
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "airflow_ml_provider"
 
@@ -34,7 +36,7 @@ def test_a_module_of_the_control_plane_fits_on_a_few_screens(folder: str, most: 
 
 
 def test_each_verb_has_an_operator_and_a_step_of_its_name() -> None:
-    from airflow_ml_provider.contract.arguments import ARGUMENTS, VERBS
+    from airflow_ml_provider.contract.arguments import ARGUMENTS
     from airflow_ml_provider.operators import __all__ as exported
 
     operators = [name for name in exported if name.endswith("Operator")]
@@ -59,3 +61,32 @@ def test_a_step_runs_where_airflow_is_not_installed(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+HEAVY = (
+    "airflow",
+    "mlflow",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "great_expectations",
+    "matplotlib",
+    "lightgbm",
+    "optuna",
+)
+# What a step's process has imported of these when its verb begins; all else is imported when it is needed.
+BEGINS_WITH = {"evaluate": {"matplotlib"}, "search": {"matplotlib"}}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_step_process_begins_without_the_heavy_libraries(verb: str) -> None:
+    program = (
+        "import sys\n"
+        "import airflow_ml_provider.steps.__main__, airflow_ml_provider.steps.runner\n"
+        "import airflow_ml_provider.steps.tracking\n"
+        f"import airflow_ml_provider.steps.{verb}\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert set(run.stdout.split()) & set(HEAVY) <= BEGINS_WITH.get(verb, set())

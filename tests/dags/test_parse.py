@@ -143,5 +143,5 @@ def test_the_probe_sees_a_heavy_library(tmp_path: Path) -> None:
 def test_there_are_dags_to_read() -> None:
     assert {path.stem for path in READY_DAGS} >= {
         "flights_ingest", "flights_train", "flights_predict", "flights_monitor",
-        "flights_promote_with_approval", "flights_rollback", "flights_shadow",
+        "flights_promote_with_approval", "flights_rollback", "flights_routes", "flights_shadow",
     }  # fmt: skip

@@ -95,6 +95,14 @@ def test_a_challenger_that_saw_three_days_was_rejected(story: Demo) -> None:
     assert not story.outputs[("flights_train.promote", "small")]["verdict"]["promoted"]
 
 
+def test_the_second_training_uses_the_rows_that_the_first_has_validated_and_built(story: Demo) -> None:
+    for task in ("validate", "features"):
+        cache = story.outputs[(f"flights_train.{task}", "small")]["cache"]
+        assert cache["decision"] == "hit", cache
+        assert cache["made_by"]["run_id"] == f"demo__{story.mark}__all"
+    assert story.outputs[("flights_train.train", "again")]["cache"]["decision"] == "rerun"
+
+
 def test_a_rollback_lists_and_predicts_again_what_the_replaced_champion_had_predicted(story: Demo) -> None:
     back = story.outputs[("flights_rollback.rollback", "back")]["verdict"]
     retrained = story.outputs[("flights_train.evaluate", "again")]["verdict"]["model"]["version"]

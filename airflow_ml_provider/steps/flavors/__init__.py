@@ -21,6 +21,8 @@ from airflow_ml_provider.steps.flavors.scikit import ScikitLearn
 KNOWN: dict[str, Flavor] = {
     flavor.name: flavor for flavor in (ScikitLearn(), LightGBM(), XGBoost(), CatBoost(), PyTorch())
 }
+# Many models as one, each row to that of its group.
+FAMILY = "family"
 # Where "mlflow.{package}" is something else than a flavor of that package.
 _NO_LIBRARIES = ("__main__", "builtins", "mlflow")
 # Packages whose flavor has another name.
@@ -29,6 +31,11 @@ _FLAVOR_OF = {"torch": "pytorch", "keras": "tensorflow"}
 
 def flavor_named(name: str) -> Flavor:
     """The flavor that a model was saved with."""
+    if name == FAMILY:
+        # It holds models of these flavors, and so imports this module.
+        from airflow_ml_provider.steps.family import Family
+
+        return Family()
     return KNOWN.get(name) or Generic(name)
 
 

@@ -82,6 +82,20 @@ class Flavor:
         """How many leaves its trees have in all, which decides what explaining a row costs; 0: it is cheap."""
         return 0
 
+    def write(self, model: Any, folder: Path, trusted_types: Iterable[str]) -> dict[str, Any] | None:
+        """Write the native model alone, without what MLflow lays beside it; where the library
+        allows it, equal models are equal bytes.
+
+        :param folder: an empty folder.
+        :return: the settings that :meth:`load` takes; None where the library's models are kept with all that
+            MLflow writes.
+        """
+        return None
+
+    def nulls(self, model: Any) -> bool:
+        """Whether it may leave rows without a score (NaN), as a family does with groups it does not know."""
+        return False
+
     def save(self, model: Any, folder: Path, **common: Any) -> None:
         """Save with MLflow's own writer of this flavor, leaving out arguments that it does not take."""
         writer = flavor_module(self.name).save_model

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from airflow_ml_provider.contract.errors import ConfigError, UserCodeError
-from airflow_ml_provider.steps.flavors import linear
+from airflow_ml_provider.steps.flavors import canonical, linear
 from airflow_ml_provider.steps.flavors.base import Flavor, flavor_module, matrix
 
 if TYPE_CHECKING:
@@ -36,17 +36,17 @@ class ScikitLearn(Flavor):
         return None if names is None else [str(name) for name in names]
 
     def options(self, model: Any, trusted_types: Iterable[str], example: pl.DataFrame) -> dict[str, Any]:
-        if not hasattr(model, "predict_proba"):
-            raise UserCodeError(
-                f"the model, a {type(model).__name__}, has no predict_proba, so it gives no probabilities",
-                todo="use a classifier that has, or wrap it in sklearn.calibration.CalibratedClassifierCV",
-            )
-        types = sorted({*_types_to_trust(model, frozenset(trusted_types)), *trusted_types})
+        types = self._trusted(model, trusted_types)
         return {
             "serialization_format": "skops",
             "skops_trusted_types": types,
             "pyfunc_predict_fn": "predict_proba",
         }
+
+    def write(self, model: Any, folder: Path, trusted_types: Iterable[str]) -> dict[str, Any] | None:
+        types = self._trusted(model, trusted_types)
+        (folder / self.file).write_bytes(canonical.dumps(model))
+        return {"skops_trusted_types": types}
 
     def requirements(self) -> list[str]:
         found: list[str] = flavor_module(self.name).get_default_pip_requirements(include_skops=True)
@@ -79,6 +79,15 @@ class ScikitLearn(Flavor):
         found = linear.taken_apart(model, rows.width)
         sample = None if found.knows_means or background is None else self._given(model, background)
         return found.contributions(self._given(model, rows), sample, rows.width)
+
+    @staticmethod
+    def _trusted(model: Any, trusted_types: Iterable[str]) -> list[str]:
+        if not hasattr(model, "predict_proba"):
+            raise UserCodeError(
+                f"the model, a {type(model).__name__}, has no predict_proba, so it gives no probabilities",
+                todo="use a classifier that has, or wrap it in sklearn.calibration.CalibratedClassifierCV",
+            )
+        return sorted({*_types_to_trust(model, frozenset(trusted_types)), *trusted_types})
 
     def _given(self, model: Any, rows: pl.DataFrame) -> Any:
         # A model fitted on a bare matrix warns of names it has not seen.

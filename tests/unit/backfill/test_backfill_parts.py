@@ -209,6 +209,7 @@ def test_every_verbs_entry_points_are_looked_for_where_its_operator_has_them() -
         "predict": {"suite": "a:b"},
         "monitor": {"features": "a:b"},
         "fleet": {"function": "a:b"},
+        "search": {"function": "a:b", "sampler": "c:d"},
     }
     for verb in ARGUMENTS:
         kind = getattr(operators, f"{verb.title()}Operator")

@@ -40,7 +40,7 @@ def test_a_task_links_to_what_its_step_left() -> None:
     task = ingest({"links": LINKS})
     context = context_of(task)
     run_task(task, context)
-    assert links_of(context["task"]) == {**LINKS, "Model": ""}
+    assert links_of(context["task"]) == {**LINKS, "Model": "", "Made by": ""}
 
 
 def test_a_failed_task_has_links_too() -> None:
@@ -55,7 +55,7 @@ def test_a_failed_task_has_links_too() -> None:
 def test_each_link_has_an_xcom_of_its_own() -> None:
     keys = [link.xcom_key for link in IngestOperator.operator_extra_links]
     assert keys == [
-        "_link_MlflowRunLink", "_link_ReportLink", "_link_DataDocsLink", "_link_ModelLink",
+        "_link_MlflowRunLink", "_link_ReportLink", "_link_DataDocsLink", "_link_ModelLink", "_link_MadeByLink",
     ]  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_the_launch_names_the_step_and_where_its_spec_is(
 
 def test_a_mapped_task_instance_is_a_step_of_its_own(rows: FeaturesOperator, compute: FakeCompute) -> None:
     run_rows(rows, map_index=0)
-    run_rows(rows, map_index=1)
+    run_task(rows, params={"day": "2013-06-02"}, map_index=1)
     first, second = compute.launches
     assert first.step_key != second.step_key
 
@@ -182,6 +182,8 @@ def test_a_result_of_exactly_this_step_is_reused(
 ) -> None:
     first = run_rows(rows)
     again = run_rows(rows, try_number=2)
+    assert again.pop("cache")["decision"] == "hit"
+    assert first.pop("cache")["decision"] == "miss"
     assert again == first
     assert len(compute.launches) == 1
     assert f"hit: step {KEY}" in capfd.readouterr().out
@@ -190,8 +192,8 @@ def test_a_result_of_exactly_this_step_is_reused(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("table", "miss: tables: "),
-        ("code", "miss: code: "),
+        ("table", "miss: table raw 4 -> 5"),
+        ("code", "miss: code changed (mine.py)"),
         ("seed", "miss: seed: 7 -> 8"),
         ("place", "miss: image: null -> two"),
         ("partitions", "miss: partitions: 2013-06-01 -> 2013-06-02"),

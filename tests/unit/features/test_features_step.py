@@ -66,6 +66,22 @@ def test_rows_to_predict_have_no_label_and_keep_everybody(shop: Shop) -> None:
     assert "label_known_at" not in rows.columns
 
 
+@pytest.mark.parametrize("known_at", ["", "2013-06-15T00:00:00Z"])
+def test_labels_in_the_order_of_the_rows_give_what_labels_in_any_order_give(
+    shop: Shop, known_at: str
+) -> None:
+    in_step = pl.concat([returns(), returns().tail(1).with_columns(order_id=pl.lit(6, pl.Int64))])
+    shop.put(
+        "returns", in_step.with_columns(returned_at=pl.when(pl.col("order_id") != 2).then("returned_at"))
+    )
+    succeeded(shop.build(known_at=known_at))
+    shop.put("returns", shop.table("returns").lazy().collect().sample(fraction=1, shuffle=True, seed=4))
+    succeeded(shop.build(known_at=known_at, publish="shuffled"))
+    rows = shop.rows()
+    assert rows["order_id"].to_list() == ([1, 3, 4] if known_at else [1, 3, 4, 5, 6])
+    assert rows.equals(shop.rows("shuffled"))
+
+
 def test_a_null_entity_matches_no_fact_not_even_one_without_entity(shop: Shop) -> None:
     shop.put("visits", visits().with_columns(customer=pl.lit(None, pl.String)))
     succeeded(shop.build(labels=False))

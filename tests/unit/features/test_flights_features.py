@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -92,6 +93,13 @@ def test_no_honest_feature_is_warned_of_and_the_replay_finds_nothing(
     assert "600 rows replayed from what was known then, all the same" in result.summary["proof"]
     assert result.summary["rows without a known label, left out"] == 5480
     assert rows.height == 166_158 - 5480
+
+
+def test_the_rows_of_half_a_year_are_the_ones_that_they_have_always_been(
+    half_year: tuple[StepResult, pl.DataFrame],
+) -> None:
+    rows = half_year[1].drop("feature_hash")
+    assert hashlib.sha256(rows.write_ndjson().encode()).hexdigest()[:16] == "4a7e56e49cde2641"
 
 
 def test_a_model_of_january_to_april_reaches_an_honest_auc_of_0_75_in_may_and_june(

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_ml_provider.contract.errors import InfrastructureError
-from airflow_ml_provider.steps.out_of_core import connect
+from airflow_ml_provider.steps.out_of_core import connect, scan
 from airflow_ml_provider.steps.point_in_time import Facts, check_order, join
 
 START = datetime(2013, 6, 1)
@@ -100,11 +100,15 @@ def write_facts(facts: Sequence[Fact], path: Path, max_age: int | None = None) -
 
 
 def joined(
-    connection: duckdb.DuckDBPyConnection, folder: Path, rows: Sequence[Row], views: Sequence[Facts]
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    rows: Sequence[Row],
+    views: Sequence[Facts],
+    **sizes: int,
 ) -> pl.DataFrame:
     path = write_rows(rows, folder / "rows.parquet")
-    files = join(connection, path, "t", views, folder)
-    return pl.concat([pl.read_parquet(file) for file in (path, *files)], how="horizontal")
+    files = join(connection, path, "t", views, folder, **sizes)
+    return pl.concat([scan(file) for file in (path, *files)], how="horizontal").collect()
 
 
 ENTITIES = st.sampled_from(["ann", "bob", None])
@@ -159,7 +163,7 @@ def test_the_order_of_the_facts_changes_nothing_even_where_they_contradict_each_
     assert one.equals(other)
 
 
-def test_many_rows_and_facts_come_out_as_the_reference_says_for_any_number_of_threads(
+def test_many_rows_and_facts_come_out_as_the_reference_says_for_any_chunks_and_buckets(
     connection: duckdb.DuckDBPyConnection, folder: Path
 ) -> None:
     draw = random.Random(7)
@@ -178,7 +182,8 @@ def test_many_rows_and_facts_come_out_as_the_reference_says_for_any_number_of_th
         assert value in used.values
         assert (event, known) == tuple(moments([used.event, used.known]))
     connection.execute("SET threads = 1")
-    assert joined(connection, folder, rows, [view]).equals(found)
+    for sizes in ({"chunk_rows": 70}, {"bucket_bytes": 40_000}, {"bucket_bytes": 9_000, "chunk_rows": 700}):
+        assert joined(connection, folder, rows, [view], **sizes).equals(found), sizes
 
 
 @pytest.mark.parametrize("numbers", [[0, 2, 1], [0, 1], [0, 1, 2, 3]])
@@ -215,3 +220,13 @@ def test_a_forecast_known_before_its_event_is_used_from_the_event_on(
     rows = [Row("ann", 5), Row("ann", 6)]
     found = joined(connection, folder, rows, [write_facts(facts, folder / "facts.parquet")])
     assert found["v0_0"].to_list() == [None, 1]
+
+
+def test_the_rows_joined_are_counted_as_they_are_done(
+    connection: duckdb.DuckDBPyConnection, folder: Path
+) -> None:
+    told: list[int] = []
+    path = write_rows([Row("ann", hour) for hour in range(5)], folder / "rows.parquet")
+    views = [write_facts([Fact("ann", 1, 1, 1)], folder / "facts.parquet")] * 2
+    join(connection, path, "t", views, folder, chunk_rows=2, advance=told.append)
+    assert told == [2, 2, 1] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 from airflow_ml_provider.contract.documents import Code, RunOf, StepResult, StepSpec, Tracking, read_spec
 from airflow_ml_provider.contract.fleet_ledger import Ledger
 from airflow_ml_provider.contract.fleets import IndexDocument, ItemRecord, PlanDocument
-from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.contract.store import Store, local_path
 from airflow_ml_provider.steps.fleet_collect import records
 
 KEY = "a-fleet"
@@ -139,6 +140,10 @@ class Fleet:
         process = self.process(spec, *options, env=env)
         output, _ = process.communicate(timeout=120)
         return process.returncode, output
+
+    def forget(self) -> None:
+        """Remove the fleet's run from the store: its ledger, its models, its result."""
+        shutil.rmtree(local_path(Store(self.store).run_uri(KEY)), ignore_errors=True)
 
     def note(self, name: str) -> list[str]:
         """What the functions noted."""

@@ -155,6 +155,57 @@ def test_a_training_over_items_registers_nothing_unless_the_best_is_asked_for(fl
     assert given["compute"].spec().arguments["model"]["name"] == "m"
 
 
+def test_a_column_makes_a_model_for_each_of_its_values_and_they_are_registered_as_one(fleet: Fleet) -> None:
+    fleet.publish("rows", pl.DataFrame({"x": [1]}))
+    compute = FakeCompute()
+    given = {
+        "function": "work:double",
+        "table": "rows",
+        "code": str(fleet.code),
+        "compute": compute,
+        "model": "m",
+    }
+    with DAG("a_dag"):
+        one = TrainOperator(task_id="one", over="route", known_values=["carrier"], **given)
+        two = TrainOperator(
+            task_id="two",
+            over=("origin", "dest"),
+            fallback="all",
+            minimum_rows=50,
+            publish=Table("fits"),
+            **given,
+        )
+    assert [asset.name for asset in one.outlets] == ["model:m@challenger"]
+    run_task(one)
+    said = compute.spec().arguments
+    assert (said["groups"], said["fallback"], said["over"], said["known_values"]) == (
+        ["route"], "refuse", None, ["carrier"],
+    )  # fmt: skip
+    assert said["model"] == {"name": "m", "alias": "challenger", "version": None}
+    run_task(two)
+    said = compute.spec().arguments
+    assert (said["groups"], said["fallback"], said["minimum_rows"]) == (["origin", "dest"], "all", 50)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"over": "route"}, "no model= to register them as"),
+        ({"over": "route", "model": "m", "best": "roc_auc"}, "they are registered together"),
+        ({"over": "route", "model": "m", "fallback": "guess"}, "fallback='guess'"),
+        ({"over": "route", "model": "m", "minimum_rows": 0}, "minimum_rows=0"),
+        ({"over": ("route", "route"), "model": "m"}, "names a column twice"),
+        ({"model": "m", "fallback": "all"}, "which are for a model for each group"),
+        ({"over": [{"x": 1}], "known_values": ["x"]}, "known_values="),
+    ],
+)
+def test_a_grouping_that_cannot_be_is_refused_at_parse(
+    fleet: Fleet, wrong: dict[str, Any], said: str
+) -> None:
+    with DAG("wrong"), pytest.raises(ConfigError, match=said):
+        TrainOperator(task_id="wrong", function="work:double", table="rows", **wrong)
+
+
 # To the end
 
 

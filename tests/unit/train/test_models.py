@@ -75,6 +75,28 @@ def test_equal_lightgbm_models_have_equal_digests(saved: tuple[models.SavedModel
     assert first.digest == second.digest
 
 
+def test_the_description_is_read_as_mlflow_reads_it(
+    saved: tuple[models.SavedModel, models.SavedModel],
+) -> None:
+    """So that the digests of versions that were registered by it hold."""
+    from mlflow.models import Model
+
+    folder = saved[0].folder
+    read = models._description(folder, "delays")
+    theirs = Model.load(str(folder)).to_dict()
+    assert {part: read[part] for part in ("flavors", "metadata", "signature")} == {
+        part: theirs[part] for part in ("flavors", "metadata", "signature")
+    }
+
+
+@pytest.mark.parametrize("text", [None, "flavors: [", "- a list", "metadata: {}"])
+def test_a_folder_without_a_readable_description_is_no_model(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "MLmodel").write_text(text)
+    with pytest.raises(DataError, match="model delays has no readable MLmodel"):
+        models.load(tmp_path, "delays")
+
+
 CHANGES: Mapping[str, tuple[bytes, bytes]] = {
     "model.lgb": (b"leaf_value=", b"leaf_value=1"),
     "MLmodel": (b"model.lgb", b"other.lgb"),

@@ -218,11 +218,11 @@ def test_a_pass_reads_only_columns_that_its_expectations_name() -> None:
         gxe.ExpectColumnToExist(column="unused"),
         gxe.ExpectColumnValuesToNotBeNull(column="a"),
     ]
-    roomy = expectations.passes_of(suite, schema, rows=10)
+    roomy = expectations.passes_of(dict(enumerate(suite)), schema, rows=10)
     assert [(sorted(one.columns), one.places) for one in roomy if not one.no_rows] == [
         (["a", "b", "c"], [0, 1, 2, 4])
     ]
-    tight = expectations.passes_of(suite, schema, rows=1 << 40)
+    tight = expectations.passes_of(dict(enumerate(suite)), schema, rows=1 << 40)
     assert [(sorted(one.columns), one.places) for one in tight if not one.no_rows] == [
         (["a"], [0, 4]),
         (["b"], [1]),

@@ -1,0 +1,78 @@
+"""The shards of a step over processes of this machine, where no Job runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_ml_provider.contract.errors import ERRORS_BY_KIND
+
+if TYPE_CHECKING:
+    from airflow_ml_provider.steps.context import StepContext
+
+_LOOK_EVERY = 0.1
+# Each of them would otherwise use all processors.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+_FINAL = {error.exit_code for error in ERRORS_BY_KIND.values() if not error.retryable}
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(step: StepContext, numbers: Sequence[int], parallelism: int) -> None:
+    """Run shards, each in a process; what came of them is in the store.
+
+    No further ones are started when one failed as a retry cannot help. The processes end with this one.
+    """
+    spec = step.scratch / "shard-spec.json"
+    # The code has been laid down already, where it came packed.
+    code = msgspec.structs.replace(step.spec.code, archive="")
+    spec.write_bytes(msgspec.structs.replace(step.spec, code=code).encode())
+    at_once = max(1, min(parallelism, processors(), len(numbers)))
+    threads = str(max(1, processors() // at_once))
+    environment = {**dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1", **os.environ}
+    environment.pop("JOB_COMPLETION_INDEX", None)
+    waiting, running = deque(numbers), list[subprocess.Popen[bytes]]()
+    hopeless = False
+    with step.progress("shards", len(numbers)) as progress:
+        try:
+            while running or (waiting and not hopeless):
+                while waiting and len(running) < at_once and not hopeless:
+                    running.append(_start(spec, step.spec.verb, waiting.popleft(), environment))
+                time.sleep(_LOOK_EVERY)
+                for process in [process for process in running if process.poll() is not None]:
+                    running.remove(process)
+                    _close(process)
+                    progress.advance(1)
+                    if process.returncode:
+                        step.log.error("the process of a shard ended with %s", process.returncode)
+                    hopeless |= process.returncode in _FINAL
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+                _close(process)
+
+
+def _start(spec: Path, verb: str, number: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-P", "-m", "airflow_ml_provider.steps", verb, "--spec", str(spec),
+        "--index", str(number), "--end-with-parent",
+    ]  # fmt: skip
+    # Its end of the pipe closes when this process is gone, however that comes.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
