@@ -29,7 +29,7 @@ VERBS: tuple[Verb, ...] = (
 
 
 # The verbs that can be cut into shards; see `ShardedArguments`.
-SHARDED: tuple[Verb, ...] = ("predict",)
+SHARDED: tuple[Verb, ...] = ("predict", "monitor", "ingest")
 
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,7 +48,7 @@ class ShardedArguments(Arguments, frozen=True, kw_only=True):
     parallelism: Annotated[int, msgspec.Meta(ge=1)] = 10
 
 
-class IngestArguments(Arguments, frozen=True, kw_only=True):
+class IngestArguments(ShardedArguments, frozen=True, kw_only=True):
     """:class:`~airflow_ml_provider.operators.IngestOperator`, resolved."""
 
     source: str
@@ -161,7 +161,7 @@ class PredictArguments(ShardedArguments, frozen=True, kw_only=True):
     explain: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class MonitorArguments(Arguments, frozen=True, kw_only=True):
+class MonitorArguments(ShardedArguments, frozen=True, kw_only=True):
     predictions: Table
     rows: Table
     # The tables that the feature set's label function reads; none means that no performance is reported.

@@ -39,6 +39,10 @@ class ShardPlan(msgspec.Struct, frozen=True):
     shards: tuple[dict[str, Any], ...]
     skipped: str = ""
 
+    def is_of(self, content: str) -> bool:
+        """Whether all shards are of an input of this digest (``of``), where their verb marks them so."""
+        return bool(self.shards) and all(shard.get("of", "") == content for shard in self.shards)
+
 
 class ShardResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a shard.
@@ -110,6 +114,11 @@ class Shards:
         """Keep what came of a shard."""
         state = "done" if result.failure is None else "failed"
         self.store.write(f"{self.folder}/{result.number:05d}.{state}.json", msgspec.json.encode(result))
+
+    def clear(self) -> None:
+        """Have the step planned anew: of another input than it has now, plan and shards are worth nothing."""
+        for path in list(self.store.paths(self.folder)):
+            self.store.delete(path)
 
     def forget(self, number: int) -> None:
         """Have a shard done again."""

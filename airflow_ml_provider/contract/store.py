@@ -140,6 +140,29 @@ class Store:
             raise self._failure("write", path, error) from error
         return join(self.uri, path)
 
+    def write_file(self, path: str, file: Path) -> None:
+        """Write a document from a local file, in parts where it is large."""
+        import obstore
+
+        try:
+            obstore.put(self._objects, path, file)
+        except Exception as error:
+            raise self._failure("write", path, error) from error
+
+    def read_file(self, path: str, file: Path) -> bool:
+        """Read a document to a local file, part by part; False if there is none."""
+        import obstore
+
+        try:
+            with file.open("wb") as to:
+                for chunk in obstore.get(self._objects, path).stream():
+                    to.write(chunk)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise self._failure("read", path, error) from error
+        return True
+
     def create(self, path: str, content: bytes) -> bool:
         """Write a document only if there is none; False when somebody was first."""
         import obstore

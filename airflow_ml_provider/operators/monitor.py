@@ -10,10 +10,10 @@ from airflow_ml_provider.contract.ages import age_seconds
 from airflow_ml_provider.contract.arguments import MonitorArguments
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.models import as_model
-from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.events import announce_drift, announce_table
 from airflow_ml_provider.operators.references import publishable
 from airflow_ml_provider.operators.retraining import announce_retraining, pinned_rules
+from airflow_ml_provider.operators.sharding import ShardedStep
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.operators.pins import Pins
 
 
-class MonitorOperator(StepOperator):
+class MonitorOperator(ShardedStep):
     """Compares features and scores in use with the model's reference profile, and scores with labels.
 
     When its verdict is "drifted" it emits an event on ``drift_asset(model)``; on a calm day there is no such
@@ -49,6 +49,9 @@ class MonitorOperator(StepOperator):
     :param revisit: "14d": earlier partitions up to this long before the newest asked for are judged again when
         more of their labels have matured since the last look; needs ``publish`` and ``tables``.
     :param retrain: a Retrain: when to ask for a retraining of ``model``.
+
+    ``shards`` and ``parallelism`` are those of :class:`~airflow_ml_provider.operators.sharding.ShardedStep`;
+    labels are joined and judged by the step itself.
     """
 
     verb = "monitor"
@@ -128,6 +131,8 @@ class MonitorOperator(StepOperator):
             revisit=self.revisit,
             retrain=pinned_rules(self.retrain, pins, context),
             model=self.model.name if self.model else "",
+            shards=self.shards,
+            parallelism=self.parallelism,
         )
 
     def entry_points(self) -> Iterable[str | None]:

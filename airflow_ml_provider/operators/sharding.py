@@ -33,6 +33,10 @@ class ShardedStep(StepOperator):
     :param parallelism: how many shards run at once; on one machine at most one a processor.
     """
 
+    # Whether each try plans, as of an input that no fingerprint covers; the plan of another try is kept if it
+    # is of the same.
+    plans_each_try = False
+
     def __init__(self, *, shards: int = 1, parallelism: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         for name, value in (("shards", shards), ("parallelism", parallelism)):
@@ -50,7 +54,7 @@ class ShardedStep(StepOperator):
         if self.shards == 1 or not has_jobs(compute):
             return compute.run(launch, context)
         shards = Shards(store, spec, self.shards)
-        if shards.plan() is None:
+        if self.plans_each_try or shards.plan() is None:
             # What there is to cut is read where steps run.
             _intend(store, spec, "plan")
             ended = compute.run(PlanLaunch.of(launch), context)

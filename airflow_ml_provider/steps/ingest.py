@@ -13,26 +13,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from airflow_ml_provider.contract.arguments import IngestArguments
-from airflow_ml_provider.contract.code import code_digest, split_entry_point
 from airflow_ml_provider.contract.documents import Publication
-from airflow_ml_provider.contract.errors import ConfigError, DataError, UserCodeError
-from airflow_ml_provider.contract.identity import digest
-from airflow_ml_provider.contract.schema import Schema
-from airflow_ml_provider.steps import functions, tables
+from airflow_ml_provider.contract.errors import DataError
+from airflow_ml_provider.steps import functions, ingest_shards, ingest_source, sharding, tables
 from airflow_ml_provider.steps.context import Outcome, Skipped
 from airflow_ml_provider.steps.data_docs import DATA_DOCS
+from airflow_ml_provider.steps.ingest_shards import plan_shards, run_shard  # noqa: F401 - `sharding.Shardable`
 from airflow_ml_provider.steps.quarantine import Quarantine, kept_of
-from airflow_ml_provider.steps.sources import SourceFile, content_digest, find_files
+from airflow_ml_provider.steps.sources import SourceFile
 from airflow_ml_provider.steps.staging import Source, Stage
-from airflow_ml_provider.steps.suites import suite_document
 from airflow_ml_provider.steps.transforming import Transform
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.partitions import Partitions
     from airflow_ml_provider.steps.context import StepContext
+    from airflow_ml_provider.steps.ingest_source import Found
 
 
 def run(step: StepContext, arguments: IngestArguments) -> Outcome:
@@ -41,33 +37,42 @@ def run(step: StepContext, arguments: IngestArguments) -> Outcome:
     Bad rows are kept in ``{table}_quarantine``, published before the table is, and also when there are more
     than ``max_bad_rows`` of them and the step fails.
     """
-    target = arguments.publish
-    partitions = step.partitions(arguments.partitions)
-    if partitions is not None and target.partition_by is None:
-        raise ConfigError(
-            f"partitions {partitions.label!r} cannot be ingested to {target.name!r}: it is not partitioned",
-            todo=f'declare Table("{target.name}", partition_by=...), or leave partitions= out',
-        )
-    schema = _schema(step, arguments.schema)
-    files = _find(arguments, partitions)
-    content = _content(step, arguments, schema, files)
+    found = ingest_source.find(step, arguments)
+    target, partitions, files, content = arguments.publish, found.partitions, found.files, found.content
     if done := tables.already_published(step.store, target, partitions, content):
+        if sharding.is_cut(arguments):
+            ingest_shards.forget(step, arguments)
         return _already_ingested(step, arguments, partitions, files, done)
-    function = functions.user_code(step, arguments.transform) if arguments.transform else None
     quarantine = Quarantine(step, target, partitions, content)
-    source = Source(arguments, schema, files, partitions)
-    stage = Stage(step, source, Transform(function, target), quarantine)
+    if sharding.is_cut(arguments):
+        stage = ingest_shards.gather(step, arguments, found, quarantine)
+    else:
+        stage = _read(step, arguments, found, quarantine)
     try:
-        stage.fill()
         kept = _kept(arguments, partitions, stage, quarantine)
         published = stage.laid.publish(content)
     except BaseException:
         stage.laid.discard()
         raise
+    if sharding.is_cut(arguments):
+        ingest_shards.forget(step, arguments)
     outcome = _outcome(arguments, files, published, kept, quarantine.rows, stage.rows_elsewhere)
     if arguments.suite and published.changed:
         outcome.links["Data Docs"] = step.store.run_uri(step.key, DATA_DOCS)
     return outcome
+
+
+def _read(step: StepContext, arguments: IngestArguments, found: Found, quarantine: Quarantine) -> Stage:
+    """One pass over the whole source."""
+    function = functions.user_code(step, arguments.transform) if arguments.transform else None
+    source = Source(arguments, found.schema, found.files, found.partitions)
+    stage = Stage(step, source, Transform(function, arguments.publish), quarantine)
+    try:
+        stage.fill()
+    except BaseException:
+        stage.laid.discard()
+        raise
+    return stage
 
 
 def _kept(
@@ -86,44 +91,6 @@ def _kept(
     if quarantine.rows > arguments.max_bad_rows:
         raise _too_many_bad_rows(arguments, stage, quarantine, kept)
     return kept
-
-
-def _schema(step: StepContext, given: Schema | str) -> Schema:
-    if isinstance(given, Schema):
-        return given
-    found = functions.user_code(step, given)
-    if not isinstance(found, Schema):
-        raise UserCodeError(
-            f"{given} is {type(found).__name__}, not a Schema",
-            todo="declare it with airflow_ml_provider.Schema and .Column",
-        )
-    return found
-
-
-def _find(arguments: IngestArguments, partitions: Partitions | None) -> list[SourceFile]:
-    try:
-        return find_files(arguments.source, arguments.format)
-    except Skipped as reason:
-        wanted = f", for partitions {partitions.label}" if partitions else ""
-        raise Skipped(f"{reason}{wanted}") from None
-
-
-def _content(
-    step: StepContext, arguments: IngestArguments, schema: Schema, files: Sequence[SourceFile]
-) -> str:
-    """Digest of everything the rows depend on: the bytes, the schema, how they are read, the user's code."""
-    entry_points = [entry for entry in (arguments.transform, arguments.suite) if entry and ":" in entry]
-    modules = [split_entry_point(entry)[0] for entry in entry_points]
-    code = (step.spec.code.digest or code_digest(modules, step.spec.code.roots)) if modules else ""
-    return digest(
-        content_digest(files),
-        msgspec.json.encode(schema, order="deterministic"),
-        arguments.format,
-        arguments.delimiter,
-        arguments.transform or "",
-        (arguments.suite and suite_document(step, arguments.suite)) or arguments.suite or "",
-        code,
-    )
 
 
 def _already_ingested(

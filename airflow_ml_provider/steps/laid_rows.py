@@ -7,7 +7,7 @@ are laid down on local disk first.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
@@ -109,13 +109,39 @@ class LaidFiles:
         rows = pa.RecordBatchReader.from_batches(wanted, batches())
         self._files = self._writer(beside=self._number).write(rows)
 
+    def adopt(self, files: Sequence[AddAction], schema: Schema, rows: int) -> None:
+        """Take files for its own that other processes have written, and leave those as they are.
+
+        Whoever takes rows out tells their numbers first, file by file (``know``).
+        """
+        self._files, self._schema, self.rows = list(files), schema, rows
+
+    def know(self, path: str, numbers: pa.ChunkedArray) -> None:
+        """Keep the numbers of a file's rows."""
+        self._keep(path, numbers)
+
+    @property
+    def files(self) -> list[AddAction]:
+        """The files."""
+        return list(self._files)
+
+    def numbers(self, path: str) -> Offsets:
+        """The numbers of a file's rows, where rows may have to be taken out."""
+        return np.asarray(np.load(self._folder / f"{self._numbers[path]}.npy", mmap_mode="r"))
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of the rows."""
+        assert self._schema is not None, "rows have a schema after they were written"
+        return self._schema
+
     def take_out(self, numbers: Offsets) -> dict[int, str | None]:
         """See :class:`LaidRows`; the files that hold such rows are written anew."""
         partitions: dict[int, str | None] = {}
         column = self._target.partition_by
 
         def without(file: AddAction) -> tuple[AddAction | None, dict[int, str | None]]:
-            there = np.load(self._folder / f"{self._numbers[file.path]}.npy", mmap_mode="r")
+            there = self.numbers(file.path)
             hit = np.isin(there, numbers)
             if not hit.any():
                 return file, {}
@@ -125,7 +151,8 @@ class LaidFiles:
             assert content is not None, "a file that was just written is there"
             rows = pq.read_table(pa.BufferReader(content), partitioning=None).filter(pa.array(~hit))
             new = self._writer().file(value, rows) if rows.num_rows else None
-            self._remove(file.path)
+            if file.path in self._stored:
+                self._remove(file.path)
             return new, found
 
         kept = []

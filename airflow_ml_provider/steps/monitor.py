@@ -22,13 +22,18 @@ from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.identity import document_digest
 from airflow_ml_provider.contract.partitions import Partitions, parse_partitions
 from airflow_ml_provider.contract.tables import Table
-from airflow_ml_provider.steps import monitor_again, retraining, tables
+from airflow_ml_provider.steps import monitor_again, retraining, sharding, tables
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext
 from airflow_ml_provider.steps.monitor_again import Again, performance_of
 from airflow_ml_provider.steps.monitor_compare import Comparer
 from airflow_ml_provider.steps.monitor_findings import Findings
 from airflow_ml_provider.steps.monitor_labels import Judge
 from airflow_ml_provider.steps.monitor_report import build_report
+from airflow_ml_provider.steps.monitor_shards import (  # noqa: F401 - `sharding.Shardable`
+    ShardTallies,
+    plan_shards,
+    run_shard,
+)
 from airflow_ml_provider.steps.retraining import Finding
 from airflow_ml_provider.steps.tables import PinnedTable
 from airflow_ml_provider.steps.tracking import TAG
@@ -61,7 +66,8 @@ def run(step: StepContext, arguments: MonitorArguments) -> Outcome:
     if wanted and (without := [value for value in wanted.values if value not in found]):
         step.warn(f"no predictions for {comparer.by} = {', '.join(without[:10])}: left out")
     partitions = wanted if wanted and len(wanted.values) == len(found) else _named(found)
-    findings = Findings(arguments, partitions.label, comparer.compare(scored))
+    tallied = ShardTallies(comparer, scored).of if sharding.is_cut(arguments) else None
+    findings = Findings(arguments, partitions.label, comparer.compare(scored, tallied))
     judge = None
     if arguments.tables:
         labels = {table.name: step.read(table) for table in arguments.tables}

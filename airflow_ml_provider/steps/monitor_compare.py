@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from airflow_ml_provider.steps.drift import Drift, compare
 from airflow_ml_provider.steps.feature_rows import FeatureRows
 from airflow_ml_provider.steps.monitor_findings import PartitionDrift
 from airflow_ml_provider.steps.monitor_reference import SCORE, Reference
-from airflow_ml_provider.steps.profiles import Profile, apply_profile_by
+from airflow_ml_provider.steps.profiles import Profile, Tally, profiles_of, tally_by
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
@@ -41,6 +41,13 @@ class Scored:
     feature_hash: str
     rows: int
     others: int = 0
+
+
+class Tallies(NamedTuple):
+    """Feature rows and scores, counted into the bins of a reference."""
+
+    rows: Tally
+    scores: Tally
 
 
 class Comparer:
@@ -121,17 +128,43 @@ class Comparer:
         rows = sum(each.rows for each in made if each.model == chosen.model)
         return replace(chosen, rows=rows, others=sum(each.rows for each in made) - rows)
 
-    def compare(self, scored: Iterable[Scored]) -> tuple[PartitionDrift, ...]:
-        """The drift of each partition, in order; the tables are read once per model version."""
-        groups = groupby(sorted(scored, key=_made_by), key=_made_by)
-        found = [drift for _, group in groups for drift in self._compare_group(list(group))]
+    def compare(
+        self, scored: Iterable[Scored], tallied: Callable[[int, Reference], Tallies] | None = None
+    ) -> tuple[PartitionDrift, ...]:
+        """The drift of each partition, in order; the tables are read once per model version.
+
+        :param tallied: gives the counts of a group, by its number in :func:`groups_of`, where they are known.
+        """
+        found = [
+            drift
+            for number, group in enumerate(groups_of(scored))
+            for drift in self._compare_group(group, tallied and partial(tallied, number))
+        ]
         return tuple(sorted(found, key=lambda part: part.partition))
+
+    def tally(
+        self,
+        reference: Reference,
+        rows: pl.LazyFrame,
+        made_by: Mapping[str, ModelVersion],
+        advance: Callable[[int], object],
+    ) -> Tallies:
+        """Count feature rows and predictions of partitions into the bins of the reference.
+
+        :param made_by: the partitions, and the model whose predictions there count.
+        """
+        values = list(made_by)
+        row_by = self.rows.partition_by or self.by
+        of_rows = tally_by(reference.features, rows, row_by, values, advance)
+        return Tallies(of_rows, tally_by(reference.score, self.monitored(made_by), self.by, values))
 
     def feature_rows(self, partitions: Partitions) -> FeatureRows:
         """The feature rows of partitions."""
         return FeatureRows.open(self.step, self.rows, partitions)
 
-    def _compare_group(self, group: list[Scored]) -> Iterator[PartitionDrift]:
+    def _compare_group(
+        self, group: list[Scored], tallied: Callable[[Reference], Tallies] | None
+    ) -> Iterator[PartitionDrift]:
         model, arguments = group[0].model, self.arguments
         partitions = parse_partitions([scored.partition for scored in group])
         reference = Reference.of(self.step, model, arguments.ignore)
@@ -148,11 +181,14 @@ class Comparer:
                 f"{self.rows.name!r} holds features {rows.hash[:12]} there now",
                 todo="run the predict step for these partitions again",
             )
-        row_by = self.rows.partition_by or self.by
-        with self.step.progress("rows", rows.rows) as progress:
-            of_rows = apply_profile_by(features, rows.lazy(), row_by, partitions.values, progress.advance)
-        mine = self.monitored({each.partition: each.model for each in group})
-        of_scores = apply_profile_by(score, mine, self.by, partitions.values)
+        if tallied:
+            tallies = tallied(reference)
+        else:
+            made_by = {each.partition: each.model for each in group}
+            with self.step.progress("rows", rows.rows) as progress:
+                tallies = self.tally(reference, rows.lazy(), made_by, progress.advance)
+        of_rows = profiles_of(features, tallies.rows, partitions.values)
+        of_scores = profiles_of(score, tallies.scores, partitions.values)
         for scored in group:
             current, current_score = of_rows[scored.partition], of_scores[scored.partition]
             predicted = scored.rows + scored.others
@@ -171,6 +207,11 @@ class Comparer:
                 reference={**features["columns"], **score["columns"]},
                 current={**current["columns"], **current_score["columns"]},
             )
+
+
+def groups_of(scored: Iterable[Scored]) -> list[list[Scored]]:
+    """Partitions that one model version predicted from one definition of features, together."""
+    return [list(group) for _, group in groupby(sorted(scored, key=_made_by), key=_made_by)]
 
 
 def _made_by(scored: Scored) -> str:

@@ -57,9 +57,11 @@ def run(step: StepContext, arguments: PredictArguments) -> Outcome:
     published = tables.already_published(step.store, arguments.publish, partitions, content)
     if published is None:
         if sharding.is_cut(arguments):
-            published = predict_shards.publish(step, arguments, parts, partitions, content)
+            published = predict_shards.publish(step, arguments, rows, parts, partitions, content)
         else:
             published = _publish(step, arguments, rows, parts, challengers, partitions, content)
+    if sharding.is_cut(arguments):
+        predict_shards.forget(step, arguments)
     return _outcome(step, arguments, parts, challengers, published, partitions)
 
 

@@ -28,7 +28,9 @@ def plan_shards(step: StepContext, arguments: PredictArguments, shards: int) -> 
     if not sizes:
         where = f"partitions {partitions.label} of " if partitions else ""
         raise Skipped(f"there are no rows to predict in {where}table {table.name!r}, version {table.version}")
-    return [{"version": table.version, "files": files} for files in shard_files.cut(sizes, shards)]
+    # A spec that was written by hand pins no version: its plan is one of the rows that there were.
+    of, version = str(table.version), table.version
+    return [{"of": of, "version": version, "files": files} for files in shard_files.cut(sizes, shards)]
 
 
 def run_shard(step: StepContext, arguments: PredictArguments, shard: dict[str, Any]) -> dict[str, Any]:
@@ -50,12 +52,13 @@ def run_shard(step: StepContext, arguments: PredictArguments, shard: dict[str, A
 def publish(
     step: StepContext,
     arguments: PredictArguments,
+    rows: FeatureRows,
     parts: Sequence[Part],
     partitions: Partitions | None,
     content: str,
 ) -> Publication:
     """Run the shards that are missing, and publish what all of them wrote."""
-    given = sharding.given_by_shards(step, arguments)
+    given = sharding.given_by_shards(step, arguments, str(rows.table.version))
     expected = [part.identity() for part in parts]
     if differing := [number for number, each in enumerate(given) if each.get("models", expected) != expected]:
         shards = Shards(step.store, step.spec, arguments.shards)
@@ -69,3 +72,11 @@ def publish(
             todo="pin the model's version",
         )
     return shard_files.publish(step, arguments, arguments.publish, given, partitions, content)
+
+
+def forget(step: StepContext, arguments: PredictArguments) -> None:
+    """Remove what was kept for the publication, which has been made.
+
+    The files are the table's now. They could not become so once more, when part of them has been replaced.
+    """
+    Shards(step.store, step.spec, arguments.shards).clear()

@@ -50,6 +50,10 @@ _BATCH_ROWS = 100_000
 _MOST_PARTITIONS = 400
 
 
+# Partition to column to counts: those of the bins, of rows in no named category, and of nulls.
+Tally = dict[str, dict[str, list[int]]]
+
+
 class ColumnProfile(TypedDict):
     """One column; which keys there are depends on ``kind``, see the module's example."""
 
@@ -127,16 +131,49 @@ def apply_profile_by(
 
     :param advance: told of so many more rows that are counted.
     """
+    wanted = list(values)
+    return profiles_of(profile, tally_by(profile, frame, by, wanted, advance), wanted)
+
+
+def tally_by(
+    profile: Profile,
+    frame: pl.LazyFrame,
+    by: str,
+    values: Iterable[str],
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Tally:
+    """The counts of :func:`apply_profile_by` alone: those of some rows and of others add up to those of all."""
     bins = profile["columns"]
     _check_kinds(bins, frame)
-    wanted = list(values)
-    counted = _count(bins, _batches(frame.select(list(dict.fromkeys([*bins, by])))), by, wanted, advance)
+    batches = _batches(frame.select(list(dict.fromkeys([*bins, by]))))
+    counted = _count(bins, batches, by, values, advance).partitions
+    return {
+        value: {name: counts.tolist() for name, counts in columns.items()}
+        for value, columns in counted.items()
+    }
+
+
+def profiles_of(profile: Profile, tally: Tally, values: Iterable[str]) -> dict[str, Profile]:
+    """The profile of each of these partitions, from its counts."""
+    bins = profile["columns"]
     profiles = {}
-    for value in wanted:
-        counts = counted.partitions.get(value, _zeros(bins))
+    for value in values:
+        found = tally.get(value)
+        counts = _zeros(bins) if found is None else {name: np.array(found[name], np.int64) for name in bins}
         rows = int(next(iter(counts.values())).sum()) if counts else 0
         profiles[value] = _profile(bins, rows, counts)
     return profiles
+
+
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """The sum of counts of parts of the rows."""
+    whole: Tally = {}
+    for tally in tallies:
+        for value, columns in tally.items():
+            to = whole.setdefault(value, {})
+            for name, counts in columns.items():
+                to[name] = [a + b for a, b in zip(to.get(name) or [0] * len(counts), counts, strict=True)]
+    return whole
 
 
 def bin_labels(column: ColumnProfile) -> list[str]:

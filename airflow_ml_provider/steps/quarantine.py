@@ -8,6 +8,7 @@ rows too.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
@@ -90,6 +91,17 @@ class Quarantine:
             orient="row",
         )
         self._spool.add(frame)
+
+    @property
+    def path(self) -> Path:
+        """The bad rows on local disk; none can be added after this was asked for."""
+        self._spool.close()
+        return self._spool.path
+
+    def take(self, path: Path, first: Iterable[str]) -> None:
+        """Keep the bad rows of a file that another process has kept them in, the first of them in words."""
+        self._spool.add_all(path)
+        self.first = [*self.first, *first][:_FIRST]
 
     def publish(self) -> Publication | None:
         """Replace what the quarantine table holds of these partitions; None when there is nothing to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 from deltalake import Schema
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from airflow_ml_provider.contract.tables import Table
     from airflow_ml_provider.steps.context import StepContext
 
+_File = TypeVar("_File")
 
-def cut(sizes: Mapping[str, int], shards: int) -> list[list[str]]:
+
+def cut(sizes: Mapping[_File, int], shards: int) -> list[list[_File]]:
     """Files in at most so many runs, in their order, each of about the same number of bytes."""
     whole, before = max(1, sum(sizes.values())), 0
-    runs: dict[int, list[str]] = {}
+    runs: dict[int, list[_File]] = {}
     for path, size in sizes.items():
         # By the middle of a file, so that one on a border goes where most of it lies.
         runs.setdefault(min(shards - 1, shards * (2 * before + size) // (2 * whole)), []).append(path)
@@ -41,17 +43,31 @@ def write(
     return {
         "rows": counted.rows,
         "schema": schema.to_json(),
-        "files": [
-            {
-                "path": file.path,
-                "size": file.size,
-                "partition": dict(file.partition_values),
-                "modified": file.modification_time,
-                "stats": file.stats,
-            }
-            for file in files
-        ],
+        "files": [document_of(file) for file in files],
     }
+
+
+def document_of(file: AddAction) -> dict[str, Any]:
+    """A file as a document."""
+    return {
+        "path": file.path,
+        "size": file.size,
+        "partition": dict(file.partition_values),
+        "modified": file.modification_time,
+        "stats": file.stats,
+    }
+
+
+def file_of(document: Mapping[str, Any]) -> AddAction:
+    """The file that a document refers to."""
+    return AddAction(
+        document["path"],
+        document["size"],
+        document["partition"],
+        document["modified"],
+        True,
+        document["stats"],
+    )
 
 
 def nothing() -> dict[str, Any]:
@@ -87,10 +103,7 @@ def publish(
     return tables.publish_files(
         step,
         target,
-        [
-            AddAction(file["path"], file["size"], file["partition"], file["modified"], True, file["stats"])
-            for _, file in numbered
-        ],
+        [file_of(file) for _, file in numbered],
         schema=Schema.from_json(next(iter(schemas))),
         rows=sum(each["rows"] for each in given),
         partitions=partitions,

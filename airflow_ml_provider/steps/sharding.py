@@ -48,13 +48,17 @@ def is_cut(arguments: Arguments) -> bool:
     return getattr(arguments, "shards", 1) > 1
 
 
-def given_by_shards(step: StepContext, arguments: Any) -> list[dict[str, Any]]:
+def given_by_shards(step: StepContext, arguments: Any, of: str = "") -> list[dict[str, Any]]:
     """What all shards gave, in order; those that are not done are run first.
 
+    :param of: what the verb's plan marks each shard with, where a plan may be older than its input.
     :raises Skipped: there is no input.
     :raises MLError: a shard failed; the others are kept for the next try.
     """
     shards = Shards(step.store, step.spec, arguments.shards)
+    if (before := shards.plan()) is not None and of and not before.is_of(of):
+        step.log.info("what there is to read has changed since it was planned: all shards are done anew")
+        shards.clear()
     plan = _plan(step, arguments, shards)
     pending = shards.pending(plan)
     if pending:
@@ -90,8 +94,15 @@ def wanted(options: Namespace) -> Callable[[StepSpec], int] | None:
 def write_plan(spec: StepSpec) -> int:
     """Write the plan, which another process carries out; gives the exit code."""
     with _step(spec) as step:
-        arguments = spec.typed_arguments()
-        plan = _plan(step, arguments, Shards(step.store, spec, cast("Any", arguments).shards))
+        arguments = cast("Any", spec.typed_arguments())
+        shards = Shards(step.store, spec, arguments.shards)
+        if (before := shards.plan()) is not None:
+            # Of another try, which may have seen another input.
+            now = _made(step, arguments)
+            if not (now.shards and before.is_of(now.shards[0].get("of", ""))):
+                shards.clear()
+                shards.keep_plan(now)
+        plan = _plan(step, arguments, shards)
         log.info("planned %s shards", len(plan.shards))
     return 0
 
@@ -131,15 +142,17 @@ def run_one(spec: StepSpec, index: int, name: str = "") -> int:
 def _plan(step: StepContext, arguments: Any, shards: Shards) -> ShardPlan:
     plan = shards.plan()
     if plan is None:
-        try:
-            found = _verb(step.spec).plan_shards(step, arguments, arguments.shards)
-            plan = ShardPlan(tuple(found))
-        except Skipped as reason:
-            plan = ShardPlan((), str(reason))
-        plan = shards.keep_plan(plan)
+        plan = shards.keep_plan(_made(step, arguments))
     if not plan.shards:
         raise Skipped(plan.skipped)
     return plan
+
+
+def _made(step: StepContext, arguments: Any) -> ShardPlan:
+    try:
+        return ShardPlan(tuple(_verb(step.spec).plan_shards(step, arguments, arguments.shards)))
+    except Skipped as reason:
+        return ShardPlan((), str(reason))
 
 
 def _verb(spec: StepSpec) -> Shardable:

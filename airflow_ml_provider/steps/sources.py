@@ -37,12 +37,14 @@ class SourceFile:
     :param name: what people are told: the path below the source's folder.
     :param open: opens it anew; tells the function it is given how many bytes were read.
     :param mark: what identifies its bytes without reading them (object storage); empty on local disk.
+    :param modified: when it was last written, in ns since 1970; 0 in object storage.
     """
 
     name: str
     size: int
     open: Callable[[Callable[[int], None]], IO[bytes]] = field(repr=False, compare=False)
     mark: str = ""
+    modified: int = 0
 
 
 def find_files(source: str, format: str = "auto") -> list[SourceFile]:
@@ -98,7 +100,8 @@ def _local_file(root: Path, name: str) -> SourceFile:
     def opened(seen: Callable[[int], None]) -> IO[bytes]:
         return io.BufferedReader(Counted(path.open("rb", buffering=0), seen), _BUFFER)
 
-    return SourceFile(name, path.stat().st_size, opened)
+    found = path.stat()
+    return SourceFile(name, found.st_size, opened, modified=found.st_mtime_ns)
 
 
 def _remote_files(source: str) -> tuple[list[SourceFile], bool]:

@@ -44,6 +44,14 @@ class Spool:
         schema = self.schema.to_arrow(compat_level=pl.CompatLevel.oldest())
         return pa.RecordBatchReader.from_batches(schema, self.batches())
 
+    def add_all(self, path: Path) -> None:
+        """Add the frames of another spool's file, which may have been copied."""
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            for number in range(reader.num_record_batches):
+                frame = pl.from_arrow(reader.get_batch(number))
+                assert isinstance(frame, pl.DataFrame)
+                self.add(frame)
+
     def close(self) -> None:
         """Finish the file."""
         if self._writer is not None:

@@ -28,18 +28,23 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.sources import SourceFile
 
 # A row's number is its file's and its line's: up to 2**22 files of up to 2**41 lines.
-_LINE_BITS = 41
+LINE_BITS = 41
 _MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """What to read, and how."""
+    """What to read, and how.
+
+    :param firsts: for each file the number of its first member among those of the whole source; None where
+        these are all files of the source.
+    """
 
     arguments: IngestArguments
     schema: Schema
     files: Sequence[SourceFile]
     partitions: Partitions | None
+    firsts: Sequence[int] | None = None
 
 
 class _Batch(NamedTuple):
@@ -70,7 +75,7 @@ class Stage:
         self._source = source
         self._transform = transform
         self._quarantine = quarantine
-        self._keys = Spool(step.scratch / "keys.arrow")
+        self.keys = Spool(step.scratch / "keys.arrow")
         self._column = target.partition_by
 
     def fill(self) -> None:
@@ -78,13 +83,18 @@ class Stage:
 
         :raises MLError: a file is damaged or lacks a column, or the user's function raised.
         """
+        names = self.read()
+        if self.keys.rows:
+            key = self._source.schema.key
+            duplicates = find_duplicates(self.keys, ROW, key, self._step.scratch)
+            if len(duplicates.rows):
+                self.drop(duplicates, names)
+
+    def read(self) -> list[str]:
+        """Read the source, whatever keys its rows have; gives the names of what was read, in order."""
         names: list[str] = []
         self.laid.write(self._good(names))
-        if self._keys.rows:
-            key = self._source.schema.key
-            duplicates = find_duplicates(self._keys, ROW, key, self._step.scratch)
-            if len(duplicates.rows):
-                self._drop(duplicates, names)
+        return names
 
     def _good(self, names: list[str]) -> Iterator[pl.DataFrame]:
         """The rows to publish, in the order of the source, with their numbers; once without any, for the schema."""
@@ -104,19 +114,22 @@ class Stage:
         if not begun:
             yield self._transform(empty_frame(self._source.schema), pl.Series([], dtype=pl.Int64))
 
-    def _work(self, names: list[str], read: Callable[[int], None]) -> Iterator[tuple[str, int, Work]]:
+    def _work(
+        self, source: Source, names: list[str], read: Callable[[int], None]
+    ) -> Iterator[tuple[str, int, Work]]:
         """The work of all files; ``names`` becomes theirs, in the order of their rows' numbers."""
-        arguments = self._source.arguments
-        for file in self._source.files:
-            for member in members(file, arguments.format, read):
-                first = len(names) << _LINE_BITS
+        arguments = source.arguments
+        for position, file in enumerate(source.files):
+            before = len(names) if source.firsts is None else source.firsts[position]
+            for place, member in enumerate(members(file, arguments.format, read)):
+                first = (before + place) << LINE_BITS
                 names.append(member.name)
-                for work in work_of(member, self._source.schema, arguments.delimiter):
+                for work in work_of(member, source.schema, arguments.delimiter):
                     yield member.name, first, work
 
     def _typing(self, names: list[str], read: Callable[[int], None]) -> Iterator[Callable[[], _Batch]]:
         schema = self._source.schema
-        for file, first, work in self._work(names, read):
+        for file, first, work in self._work(self._source, names, read):
 
             def typing(file: str = file, first: int = first, work: Work = work) -> _Batch:
                 raw = work()
@@ -129,7 +142,7 @@ class Stage:
         good, lines = batch.typed.good, batch.typed.lines
         numbers = pl.Series(ROW, lines + batch.first, dtype=pl.Int64)
         if self._source.schema.key:
-            self._keys.add(good.select(self._source.schema.key).with_columns(numbers))
+            self.keys.add(good.select(self._source.schema.key).with_columns(numbers))
         rows = self._transform(good, numbers)
         kept = self._bad(batch)
         if self._column is not None:
@@ -165,18 +178,22 @@ class Stage:
             for line, text in zip(lines.to_list(), texts, strict=True)
         ]
 
-    def _drop(self, duplicates: Duplicates, names: Sequence[str]) -> None:
-        """Take duplicates out; their text is read once more, so that it need not be kept for all rows."""
+    def drop(self, duplicates: Duplicates, names: Sequence[str], source: Source | None = None) -> None:
+        """Take duplicates out; their text is read once more, so that it need not be kept for all rows.
+
+        :param names: of all members of the source, in order.
+        :param source: at least the files that have duplicates; the whole source when it is None.
+        """
         partitions = self.laid.take_out(duplicates.rows)
         wanted = np.array(sorted(partitions), np.int64)
         firsts = dict(zip(duplicates.rows.tolist(), duplicates.firsts.tolist(), strict=True))
         columns = ", ".join(self._source.schema.key)
 
         def reason(number: int) -> str:
-            file, line = names[firsts[number] >> _LINE_BITS], firsts[number] & ((1 << _LINE_BITS) - 1)
+            file, line = names[firsts[number] >> LINE_BITS], firsts[number] & ((1 << LINE_BITS) - 1)
             return f"the same key ({columns}) as {file}:{line}"
 
-        for file, first, raw in in_order(self._reading(wanted)):
+        for file, first, raw in in_order(self._reading(wanted, source or self._source)):
             positions = np.flatnonzero(np.isin(raw.lines + first, wanted)).tolist()
             if positions:
                 lines = raw.lines[positions].tolist()
@@ -188,8 +205,8 @@ class Stage:
                     ],
                 )
 
-    def _reading(self, wanted: Offsets) -> Iterator[Callable[[], tuple[str, int, RawBatch]]]:
-        files = set((wanted >> _LINE_BITS).tolist())
-        for file, first, work in self._work([], lambda _: None):
-            if first >> _LINE_BITS in files:
+    def _reading(self, wanted: Offsets, source: Source) -> Iterator[Callable[[], tuple[str, int, RawBatch]]]:
+        files = set((wanted >> LINE_BITS).tolist())
+        for file, first, work in self._work(source, [], lambda _: None):
+            if first >> LINE_BITS in files:
                 yield lambda file=file, first=first, work=work: (file, first, work())  # type: ignore[misc]

@@ -57,6 +57,17 @@ def members(file: SourceFile, format: str, seen: Callable[[int], None]) -> Itera
             yield Member(file.name, _format(file.name, format), packed)
 
 
+def count_members(file: SourceFile, format: str) -> int:
+    """How many members a file has: one, or those of a zip archive.
+
+    :raises DataError: the archive is damaged, or holds none.
+    """
+    if not file.name.lower().endswith(".zip") or not file.size:
+        return 1
+    with reading(file.name), file.open(lambda _: None) as packed, zipfile.ZipFile(packed) as unpacked:
+        return len(_usable(file.name, unpacked, format))
+
+
 def format_of(name: str) -> str | None:
     """The format that a file's name tells; None when it tells none."""
     path = PurePosixPath(name.lower())
@@ -133,22 +144,26 @@ class Counted(io.RawIOBase):
         super().close()
 
 
+def _usable(archive: str, unpacked: zipfile.ZipFile, format: str) -> list[zipfile.ZipInfo]:
+    usable = [
+        info
+        for info in unpacked.infolist()
+        if not info.is_dir() and visible(info.filename)
+        if format != "auto" or FORMATS.get(PurePosixPath(info.filename.lower()).suffix)
+    ]
+    if not usable:
+        raise DataError(
+            f"{archive} holds no file that can be read; it holds: "
+            f"{', '.join(unpacked.namelist()[:10]) or 'nothing'}",
+            kept=UNPUBLISHED,
+            todo=f"members are recognised by their names: {', '.join(FORMATS)}",
+        )
+    return sorted(usable, key=lambda info: info.filename)
+
+
 def _zip_members(archive: str, packed: IO[bytes], format: str) -> Iterator[Member]:
     with zipfile.ZipFile(packed) as unpacked:
-        usable = [
-            info
-            for info in unpacked.infolist()
-            if not info.is_dir() and visible(info.filename)
-            if format != "auto" or FORMATS.get(PurePosixPath(info.filename.lower()).suffix)
-        ]
-        if not usable:
-            raise DataError(
-                f"{archive} holds no file that can be read; it holds: "
-                f"{', '.join(unpacked.namelist()[:10]) or 'nothing'}",
-                kept=UNPUBLISHED,
-                todo=f"members are recognised by their names: {', '.join(FORMATS)}",
-            )
-        for info in sorted(usable, key=lambda info: info.filename):
+        for info in _usable(archive, unpacked, format):
             name = f"{archive}/{info.filename}"
             if not info.file_size:
                 raise empty(name)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import large
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
@@ -13,13 +15,15 @@ from airflow.triggers.base import BaseTrigger
 from control_plane import FakeCompute, Wire, context_of, run_task
 
 from airflow_ml_provider.compute import Exit, Launch
+from airflow_ml_provider.contract.arguments import SHARDED
 from airflow_ml_provider.contract.documents import Failure
 from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError, UserCodeError
 from airflow_ml_provider.contract.fleets import FleetPlan
+from airflow_ml_provider.contract.schema import Column, Schema
 from airflow_ml_provider.contract.shards import ShardPlan, ShardResult, Shards
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.contract.tables import Table
-from airflow_ml_provider.operators import PredictOperator
+from airflow_ml_provider.operators import IngestOperator, PredictOperator
 
 SHARDS = 3
 
@@ -68,7 +72,7 @@ class Jobs(FakeCompute):
 
     def shards(self, launch: Launch) -> Shards:
         spec = self.spec(launch)
-        return Shards(Store(spec.store), spec, SHARDS)
+        return Shards(Store(spec.store), spec, spec.arguments["shards"])
 
     def _pod(self, launch: Launch) -> Exit:
         if "--plan" in launch.arguments:
@@ -188,3 +192,33 @@ def test_what_predictions_in_shards_cannot_have_is_refused(other: str) -> None:
     }
     with DAG("scores"), pytest.raises(ConfigError, match=f"shards=2 and {other}="):
         PredictOperator(**given)
+
+
+def test_an_ingestion_plans_on_each_try_since_its_source_may_have_changed(wire: Wire, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    compute = Jobs(fails={1: None})
+    with DAG("orders"):
+        task = IngestOperator(
+            task_id="ingest", source=str(tmp_path), schema=Schema((Column("id", "int64"),)), publish="orders",
+            shards=SHARDS, compute=compute,
+        )  # fmt: skip
+    with pytest.raises(InfrastructureError, match="shards 1 of 3 ended without a word"):
+        to_the_end(task)
+    compute.fails.clear()
+    assert to_the_end(task)[0]["status"] == "success"
+    assert ["--plan" in launch.arguments for launch in compute.launches] == [True, True, False]
+    assert compute.ran == [0, 1, 2, 1]
+
+
+def test_the_tasks_of_the_manual_are_steps_in_shards(wire: Wire, tmp_path: Path) -> None:
+    tasks = {task.task_id: task for task in large.dag.tasks}
+    assert {name: (task.verb, task.shards, task.parallelism) for name, task in tasks.items()} == {
+        "ingest": ("ingest", 200, 50), "predict": ("predict", 200, 50), "monitor": ("monitor", 50, 50),
+    }  # fmt: skip
+    assert set(SHARDED) == {task.verb for task in large.dag.tasks}
+    compute = Jobs()
+    ingest = tasks["ingest"]
+    ingest.source, ingest.compute, ingest.partitions = str(tmp_path), compute, "2013-06"
+    output, _ = to_the_end(ingest)
+    assert output["status"] == "success"
+    assert compute.plans[0].parallelism == SHARDS, "no more pods than there are shards"

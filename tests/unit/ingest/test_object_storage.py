@@ -11,7 +11,11 @@ import pytest
 import servers
 from raw_orders import HEADER, ORDERS_WITH_KEY, Ingest, write_packed
 
-from airflow_ml_provider.contract.documents import StepResult
+from airflow_ml_provider.contract.documents import StepResult, StepSpec, read_spec
+from airflow_ml_provider.contract.shards import Shards
+from airflow_ml_provider.contract.store import Store
+from airflow_ml_provider.contract.tables import Table
+from airflow_ml_provider.steps import runner, sharding, tables
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +120,6 @@ def test_a_store_in_object_storage_holds_the_same_tables(
     arguments["partitions"] = "d 2:x"
     again = run_step("ingest", arguments, store_uri=f"{bucket}/store", step_key="again")
     assert again.table is not None
-    from airflow_ml_provider.contract.store import Store
-    from airflow_ml_provider.contract.tables import Table
-    from airflow_ml_provider.steps import tables
-
     pinned = tables.open_table(Store(f"{bucket}/store"), Table("orders", version=again.table.version))
     assert sorted(pinned.lazy().select("day", "id").collect().rows()) == [("d 2:x", 4), ("d1", 1)]
 
@@ -138,3 +138,32 @@ def test_a_store_in_a_bucket_that_does_not_exist_says_so(
     assert failure.kind == "config"
     assert "there is no such bucket" in failure.message
     assert "next: create the bucket" in failure.message
+
+
+def test_shards_read_objects_and_keep_what_they_give_in_object_storage(
+    bucket: str, put: Callable[[str, str], None]
+) -> None:
+    put("raw/a.csv", HEADER + "d1,1,1,\nd1,x,1,\n")
+    put("raw/b.csv.gz", HEADER + "d1,2,1,\nd1,1,1,\n")
+    arguments = {
+        "source": f"{bucket}/raw", "schema": ORDERS_WITH_KEY, "max_bad_rows": 2, "shards": 2,
+        "publish": {"name": "orders", "partition_by": "day"},
+    }  # fmt: skip
+    spec = read_spec(StepSpec("ingest", f"{bucket}/store", arguments).encode(), source="the test")
+    assert [sharding.run_one(spec, number) for number in (0, 1)] == [0, 0]
+    put("raw/a.csv", HEADER + "d1,1,1,\nd1,y,1,\n")
+    # Another ETag: what was done is not taken, and a shard of the plan of before is refused.
+    shards = Shards(Store(spec.store), spec, 2)
+    shards.forget(0)
+    assert sharding.run_one(spec, 0) != 0
+    assert sharding.write_plan(spec) == 0
+    assert [sharding.run_one(spec, number) for number in (0, 1)] == [0, 0]
+    result = runner.run_step(spec)
+    assert result.status == "success", result.failure
+    assert result.metrics == {"rows": 2, "rejected": 2}
+    bad = tables.open_table(Store(spec.store), Table("orders_quarantine")).lazy().collect()
+    assert sorted(bad.select("file", "line", "raw").rows()) == [
+        ("a.csv", 3, "d1,y,1,"),
+        ("b.csv.gz", 3, "d1,1,1,"),
+    ]
+    assert not list(Store(spec.store).paths(shards.folder)), "nothing is kept for a publication that was made"
