@@ -33,7 +33,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules("operators", _VERBS),
         "sensors": _modules("sensors", ("table", "model")),
         "hooks": _modules("hooks", ("mlflow",)),
-        "triggers": _modules("triggers", ("table", "model", "drift", "pod", "fleet", "claim")),
+        "triggers": _modules("triggers", ("table", "model", "drift", "pod", "fleet", "claim", "spark")),
         "connection-types": [_MLFLOW_CONNECTION],
         "extra-links": [
             f"{_PACKAGE}.links.step.{link}"

@@ -98,7 +98,7 @@ def send_code(spark: SparkSession, step: StepContext, modules: Iterable[str]) ->
 
 
 def _started(step: StepContext, why: str) -> SparkSession:
-    from pyspark import SparkConf
+    from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -106,11 +106,15 @@ def _started(step: StepContext, why: str) -> SparkSession:
     # Executors beside the driver are of the same environment.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
+        # Only Spark's own process knows what it was submitted with; before it runs, a configuration is empty and
+        # what we set where nothing is set would replace the master.
+        SparkContext._ensure_initialized()
         conf = SparkConf()
         conf.setIfMissing("spark.master", f"local[{_processors()}]")
         conf.setIfMissing("spark.app.name", step.key or "airflow-ml-step")
         conf.setIfMissing("spark.ui.enabled", "false")
-        conf.setIfMissing("spark.ui.showConsoleProgress", "false")
+        # PySpark turns it on; a log has no line to write over.
+        conf.set("spark.ui.showConsoleProgress", "false")
         if str(conf.get("spark.master")).startswith("local"):
             conf.setIfMissing("spark.local.dir", str(step.scratch / "spark"))
             conf.setIfMissing("spark.sql.shuffle.partitions", str(4 * _processors()))

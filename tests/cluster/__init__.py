@@ -22,6 +22,7 @@ from .kubelet import Kubelet
 from .objects import Store, emit, pod_grace
 from .process import Log
 from .server import Request, Server, prepare
+from .spark import SparkOperator
 
 __all__ = ["ApiError", "Cluster", "Image", "Request"]
 
@@ -61,6 +62,7 @@ class Cluster:
         self.admission = Admission(self.store, user)
         self.kubelet = Kubelet(self.store, self.home / "pods")
         self._jobs = JobController(self)
+        self.spark = SparkOperator(self)
         self.requests: list[Request] = []
         self.errors: list[Exception] = []
         self.service_accounts = ServiceAccounts(self)
@@ -346,6 +348,7 @@ class Cluster:
                 with self.store.changed:
                     self.kubelet.sync()
                     self._jobs.sync()
+                    self.spark.sync()
                 if time.monotonic() - collected > GARBAGE_EVERY:
                     collected = time.monotonic()
                     self.store.collect_garbage()

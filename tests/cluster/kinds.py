@@ -32,8 +32,10 @@ KINDS = {
     "limitranges": Kind("LimitRange", "", "v1"),
     "namespaces": Kind("Namespace", "", "v1", namespaced=False),
     "jobs": Kind("Job", "batch", "v1"),
+    "sparkapplications": Kind("SparkApplication", "sparkoperator.k8s.io", "v1beta2"),
 }
-GROUPS = {"": ["v1"], "batch": ["v1"], "authorization.k8s.io": ["v1"], "authentication.k8s.io": ["v1"]}
+GROUPS = {"": ["v1"], "batch": ["v1"], "sparkoperator.k8s.io": ["v1beta2"]}
+GROUPS |= {"authorization.k8s.io": ["v1"], "authentication.k8s.io": ["v1"]}
 ONLY_METADATA = {"metadata.name", "metadata.namespace"}
 FIELDS = {
     "pods": ONLY_METADATA

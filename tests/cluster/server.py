@@ -25,7 +25,9 @@ from .process import stamp
 if TYPE_CHECKING:
     from . import Cluster
 
-PATH = re.compile(r"/(?:api|apis/(?P<group>[^/]+))/v1(?:/namespaces/(?P<namespace>[^/]+))?/(?P<rest>.+)")
+PATH = re.compile(
+    r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v\d\w*)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<rest>.+)"
+)
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 SUBRESOURCES = ("status", "log", "eviction")
 VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.2", "gitCommit": "double", "compiler": "gc"}
@@ -465,7 +467,12 @@ def _target(match: re.Match[str] | None, route: str) -> Target:
     parts = match["rest"].split("/") if match else []
     if match and match["namespace"] and parts and parts[0] not in KINDS and len(parts) == 1:
         parts = []
-    if match is None or not parts or parts[0] not in KINDS or KINDS[parts[0]].group != (match["group"] or ""):
+    kind = KINDS.get(parts[0]) if parts else None
+    if (
+        match is None
+        or kind is None
+        or (kind.group, kind.version) != (match["group"] or "", match["version"])
+    ):
         raise ApiError(404, "NotFound", "the server could not find the requested resource")
     resource, name, sub = (*parts, "", "")[:3]
     if sub and (sub not in SUBRESOURCES or (sub in ("log", "eviction") and resource != "pods")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -50,8 +51,16 @@ def test_a_step_builds_its_rows_on_executors_and_ends_with_them(engines: Engines
         conf={"spark.executor.memory": "512m", "spark.sql.shuffle.partitions": 2},
         environment={"SPARK_DRIVER_MEMORY": "1g", "SPARK_LOCAL_IP": "127.0.0.1"},
     )
-    ended = compute.run(Launch("on-executors", "features", uri, (root,)), {})
+    said: list[str] = []
+    listening = logging.Handler(logging.INFO)
+    listening.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("airflow_ml_provider.compute").addHandler(listening)
+    try:
+        ended = compute.run(Launch("on-executors", "features", uri, (root,)), {})
+    finally:
+        logging.getLogger("airflow_ml_provider.compute").removeHandler(listening)
     assert ended.code == 0, ended.last_lines
+    assert " on local-cluster[2,1,512]" in "\n".join(said), "the master that was asked for"
     assert_frame_equal(engines.rows("there"), engines.rows("here"), check_exact=True)
     assert (local_path(engines.store) / "runs" / "on-executors" / "result.json").exists()
     assert not list(Store(engines.store).paths("aside"))
