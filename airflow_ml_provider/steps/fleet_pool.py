@@ -6,14 +6,8 @@ that it had finished.
 
 from __future__ import annotations
 
-import os
 import selectors
-import signal
-import subprocess
-import sys
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +19,13 @@ from airflow_ml_provider.contract.fleets import ItemRecord, PlanDocument, failur
 from airflow_ml_provider.steps import fleet_progress
 from airflow_ml_provider.steps.fleet_modes import TOGETHER
 from airflow_ml_provider.steps.fleet_worker import Told
+from airflow_ml_provider.steps.workers import (
+    Worker,
+    environment_of,
+    how_it_ended,
+    processors,
+    spec_for_workers,
+)
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.arguments import FleetArguments
@@ -33,13 +34,6 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY = 0.5
 _STARTS_IN_VAIN = 3
-# Each of them would otherwise use all processors.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pool:
@@ -57,20 +51,18 @@ class Pool:
         plan: PlanDocument,
         together: Path | None = None,
     ) -> None:
-        self._environment = {} if together is None else {TOGETHER: str(together)}
         self._plan = plan
         self._ledger = ledger
         self._tries = arguments.tries
         self._size = max(1, min(arguments.parallelism, processors(), len(plan.pending)))
+        laid_down = {} if together is None else {TOGETHER: str(together)}
+        self._environment = {**environment_of(self._size), **laid_down}
         self._most_failed = failures_before_stopping(arguments.max_failed, plan.items)
         self._waiting = deque(plan.pending)
         self._attempts: dict[int, int] = {}
         self._in_vain = 0
         self._progress = fleet_progress.Progress(step, plan)
-        self._spec = step.scratch / "fleet-spec.json"
-        # The code has been laid down already, where it came packed.
-        code = msgspec.structs.replace(step.spec.code, archive="")
-        self._spec.write_bytes(msgspec.structs.replace(step.spec, code=code).encode())
+        self._spec = spec_for_workers(step)
         self._log = step.log
 
     def run(self) -> None:
@@ -83,7 +75,9 @@ class Pool:
             try:
                 while self._has_work() or any(worker.position >= 0 for worker in workers):
                     while self._has_work() and len(workers) < self._size and not any(w.idle for w in workers):
-                        worker = _Worker.start(self._spec, self._plan.name, self._size, self._environment)
+                        worker = _Worker.start(
+                            "fleet", self._spec, self._environment, ("--fleet-plan", self._plan.name)
+                        )
                         selector.register(worker.answers, selectors.EVENT_READ, worker)
                         workers.append(worker)
                     for worker in workers:
@@ -128,7 +122,7 @@ class Pool:
                     self._waiting.append(told.position)
 
     def _died(self, worker: _Worker) -> None:
-        how = _how(worker.process.returncode)
+        how = how_it_ended(worker.process.returncode)
         if worker.position < 0:
             self._in_vain += not worker.ready
             if self._in_vain >= _STARTS_IN_VAIN:
@@ -164,42 +158,15 @@ class Pool:
 
 
 @dataclass
-class _Worker:
-    """A worker process as its parent sees it.
+class _Worker(Worker):
+    """A worker of a fleet.
 
     :param position: of the index it runs, -1 for none.
     :param records: what it said of that index's items.
     """
 
-    process: subprocess.Popen[bytes]
-    commands: int
-    answers: int
-    ready: bool = False
     position: int = -1
     records: dict[int, ItemRecord] = field(default_factory=dict)
-    rest: bytes = b""
-
-    @classmethod
-    def start(cls, spec: Path, plan: str, workers: int, further: Mapping[str, str]) -> _Worker:
-        """Start one. It shares our session, so that it ends with the step, and our output."""
-        theirs_in, commands = os.pipe()
-        answers, theirs_out = os.pipe()
-        threads = str(max(1, processors() // workers))
-        environment = {**dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1", **os.environ, **further}
-        environment.pop("JOB_COMPLETION_INDEX", None)
-        command = [
-            sys.executable, "-P", "-m", "airflow_ml_provider.steps", "fleet", "--spec", str(spec),
-            "--fleet-plan", plan, "--worker", f"{theirs_in},{theirs_out}",
-        ]  # fmt: skip
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs_in, theirs_out), env=environment
-            )
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
-        os.set_blocking(answers, False)
-        return cls(process, commands, answers)
 
     @property
     def idle(self) -> bool:
@@ -209,34 +176,8 @@ class _Worker:
     def begin(self, position: int) -> None:
         """Give it an index."""
         self.position, self.records = position, {}
-        # It may be dead; that is seen when its process is looked at.
-        with suppress(BrokenPipeError):
-            os.write(self.commands, f"{position}\n".encode())
+        self.write(str(position).encode())
 
     def listen(self) -> list[Told]:
         """What it has said since."""
-        heard = []
-        with suppress(BlockingIOError):
-            while chunk := os.read(self.answers, 1 << 20):
-                heard.append(chunk)
-        *lines, self.rest = (self.rest + b"".join(heard)).split(b"\n")
-        return [msgspec.json.decode(line, type=Told) for line in lines]
-
-    def kill(self) -> None:
-        """End it at once: what it has finished stands in the ledger."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.close()
-
-    def close(self) -> None:
-        """Close its pipes."""
-        os.close(self.commands)
-        os.close(self.answers)
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"ended by {name}" + (" (killed, often for want of memory)" if name == "SIGKILL" else "")
+        return [msgspec.json.decode(line, type=Told) for line in self.lines()]

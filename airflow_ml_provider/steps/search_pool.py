@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import selectors
-import signal
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,14 +15,19 @@ from airflow_ml_provider.contract.errors import InfrastructureError
 from airflow_ml_provider.contract.search_ledger import Bars, TrialRecord
 from airflow_ml_provider.steps.search_work import lost
 from airflow_ml_provider.steps.search_worker import Answer, Task
+from airflow_ml_provider.steps.workers import (
+    Worker,
+    environment_of,
+    how_it_ended,
+    processors,
+    spec_for_workers,
+)
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
 
 _LOOK_EVERY = 0.5
 _STARTS_IN_VAIN = 3
-# Each of them would otherwise use all processors.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
 # Number, parameters, and which try it is.
 Pending = tuple[int, dict[str, Any], int]
@@ -43,18 +42,13 @@ class Pool:
     """
 
     def __init__(self, step: StepContext, size: int, tries: int) -> None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._size = max(1, min(size, usable))
+        self._size = max(1, min(size, processors()))
         self._tries = tries
-        self._threads = str(max(1, usable // self._size))
         self._log = step.log
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._in_vain = 0
-        self._spec = step.scratch / "search-spec.json"
-        # The code has been laid down already, where it came packed.
-        code = msgspec.structs.replace(step.spec.code, archive="")
-        self._spec.write_bytes(msgspec.structs.replace(step.spec, code=code).encode())
+        self._spec = spec_for_workers(step)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +92,7 @@ class Pool:
                 task = self._gone(worker)
                 if task is None:
                     continue
-                how = _how(worker.process.returncode)
+                how = how_it_ended(worker.process.returncode)
                 self._log.error(
                     "a worker %s with trial %s, try %s of %s", how, task.number, task.tries, self._tries
                 )
@@ -109,7 +103,7 @@ class Pool:
                     tell(lost(task.number, task.tries, f"a worker {how}"))
 
     def _start(self, bars: Bars | None) -> None:
-        worker = _Worker.start(self._spec, self._threads)
+        worker = _Worker.start("search", self._spec, environment_of(self._size))
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         self._workers.append(worker)
         worker.send(Task(bars=bars))
@@ -132,7 +126,7 @@ class Pool:
         self._in_vain += 1
         if self._in_vain >= _STARTS_IN_VAIN:
             raise InfrastructureError(
-                f"the workers of the search end before they begin: {_how(worker.process.returncode)}",
+                f"the workers of the search end before they begin: {how_it_ended(worker.process.returncode)}",
                 kept="the results of all finished trials",
                 retry="a retry runs only what is missing",
                 todo="see what they said above",
@@ -144,39 +138,13 @@ class Pool:
 
 
 @dataclass
-class _Worker:
-    """A worker process as its parent sees it.
+class _Worker(Worker):
+    """A worker of a search.
 
     :param task: the trial that it runs; None if it waits.
     """
 
-    process: subprocess.Popen[bytes]
-    commands: int
-    answers: int
-    ready: bool = False
     task: Task | None = None
-    rest: bytes = b""
-
-    @classmethod
-    def start(cls, spec: Path, threads: str) -> _Worker:
-        """Start one. It shares our session, so that it ends with the step, and our output."""
-        theirs_in, commands = os.pipe()
-        answers, theirs_out = os.pipe()
-        environment = {**dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1", **os.environ}
-        environment.pop("JOB_COMPLETION_INDEX", None)
-        command = [
-            sys.executable, "-P", "-m", "airflow_ml_provider.steps", "search", "--spec", str(spec),
-            "--worker", f"{theirs_in},{theirs_out}",
-        ]  # fmt: skip
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs_in, theirs_out), env=environment
-            )
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
-        os.set_blocking(answers, False)
-        return cls(process, commands, answers)
 
     @property
     def busy(self) -> bool:
@@ -189,37 +157,9 @@ class _Worker:
         self.send(task)
 
     def send(self, task: Task) -> None:
-        """Tell it something; all of it, since bars may be longer than a pipe is wide."""
-        # It may be dead; that is seen when its process is looked at.
-        with suppress(BrokenPipeError):
-            content = msgspec.json.encode(task) + b"\n"
-            while content:
-                content = content[os.write(self.commands, content) :]
+        """Tell it a trial, or what the bars are."""
+        self.write(msgspec.json.encode(task))
 
     def listen(self) -> list[Answer]:
         """What it has said since."""
-        heard = []
-        with suppress(BlockingIOError):
-            while chunk := os.read(self.answers, 1 << 20):
-                heard.append(chunk)
-        *lines, self.rest = (self.rest + b"".join(heard)).split(b"\n")
-        return [msgspec.json.decode(line, type=Answer) for line in lines]
-
-    def kill(self) -> None:
-        """End it at once: what it has finished is known."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.close()
-
-    def close(self) -> None:
-        """Close its pipes."""
-        os.close(self.commands)
-        os.close(self.answers)
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"ended by {name}" + (" (killed, often for want of memory)" if name == "SIGKILL" else "")
+        return [msgspec.json.decode(line, type=Answer) for line in self.lines()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -11,22 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND
+from airflow_ml_provider.steps.workers import environment_of, processors, spec_for_workers
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
 
 _LOOK_EVERY = 0.1
-# Each of them would otherwise use all processors.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 _FINAL = {error.exit_code for error in ERRORS_BY_KIND.values() if not error.retryable}
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(step: StepContext, numbers: Sequence[int], parallelism: int) -> None:
@@ -34,14 +25,9 @@ def run(step: StepContext, numbers: Sequence[int], parallelism: int) -> None:
 
     No further ones are started when one failed as a retry cannot help. The processes end with this one.
     """
-    spec = step.scratch / "shard-spec.json"
-    # The code has been laid down already, where it came packed.
-    code = msgspec.structs.replace(step.spec.code, archive="")
-    spec.write_bytes(msgspec.structs.replace(step.spec, code=code).encode())
+    spec = spec_for_workers(step)
     at_once = max(1, min(parallelism, processors(), len(numbers)))
-    threads = str(max(1, processors() // at_once))
-    environment = {**dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1", **os.environ}
-    environment.pop("JOB_COMPLETION_INDEX", None)
+    environment = environment_of(at_once)
     waiting, running = deque(numbers), list[subprocess.Popen[bytes]]()
     hopeless = False
     with step.progress("shards", len(numbers)) as progress:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from airflow_ml_provider.contract.code import reachable_files
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.packing import archive_digest, files_of, pack
+from airflow_ml_provider.steps.workers import processors
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -110,14 +111,14 @@ def _started(step: StepContext, why: str) -> SparkSession:
         # what we set where nothing is set would replace the master.
         SparkContext._ensure_initialized()
         conf = SparkConf()
-        conf.setIfMissing("spark.master", f"local[{_processors()}]")
+        conf.setIfMissing("spark.master", f"local[{processors()}]")
         conf.setIfMissing("spark.app.name", step.key or "airflow-ml-step")
         conf.setIfMissing("spark.ui.enabled", "false")
         # PySpark turns it on; a log has no line to write over.
         conf.set("spark.ui.showConsoleProgress", "false")
         if str(conf.get("spark.master")).startswith("local"):
             conf.setIfMissing("spark.local.dir", str(step.scratch / "spark"))
-            conf.setIfMissing("spark.sql.shuffle.partitions", str(4 * _processors()))
+            conf.setIfMissing("spark.sql.shuffle.partitions", str(4 * processors()))
             # Nobody but this process speaks to it.
             conf.setIfMissing("spark.driver.bindAddress", "127.0.0.1")
             conf.setIfMissing("spark.driver.host", "127.0.0.1")
@@ -136,10 +137,6 @@ def _started(step: StepContext, why: str) -> SparkSession:
 def _java() -> bool:
     home = os.environ.get("JAVA_HOME")
     return bool(home and (Path(home) / "bin" / "java").exists()) or shutil.which("java") is not None
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _driver_megabytes() -> int:
