@@ -26,9 +26,13 @@ down: ## end what `make up` started; all data is kept
 status: ## what runs, and where
 	@$(BIN)/python tools/deployment.py status
 
+# A suite; with AGAIN=1 what failed is run once more, alone, and named as what must be mended: for a busy machine of CI.
+suite = $(BIN)/pytest -q -m "not slow" $(1) $(2) || { test -n "$(AGAIN)" && echo "FLAKY UNLESS IT FAILS AGAIN:" && \
+	$(BIN)/pytest -v -m "not slow" --last-failed --last-failed-no-failures none $(1); }
+
 test: venv lint ## everything that proves it
-	@$(BIN)/pytest -n 3 --dist loadfile -q -m "not slow" tests --ignore tests/integration
-	@$(BIN)/pytest -q -m "not slow" tests/integration
+	@$(call suite,tests --ignore tests/integration,-n 3 --dist loadfile)
+	@$(call suite,tests/integration)
 
 test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XGBoost, CatBoost, ONNX), in .venv-slow
 	@.venv-slow/bin/pytest -q -m slow tests

@@ -43,12 +43,27 @@ def store(tmp_path: Path) -> str:
     return (tmp_path / "store").as_uri()
 
 
+@pytest.fixture(autouse=True)
+def forgotten_user_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forgets the user code that a test's steps imported in this process.
+
+    A step has a process of its own and ends with it; here, the next test's module of the same name would
+    be the one that is imported already.
+    """
+    written_by_tests = str(tmp_path_factory.getbasetemp())
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(written_by_tests):
+            del sys.modules[name]
+
+
 @pytest.fixture
-def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+def user_code(tmp_path: Path) -> Callable[..., str]:
     """Writes modules of user code: ``root = user_code(mymodule="...", other="...")``; importable by steps."""
     root = tmp_path / "code"
     root.mkdir(exist_ok=True)
-    before, path_before = set(sys.modules), list(sys.path)
 
     def write(**modules: str) -> str:
         for name, text in modules.items():
@@ -59,12 +74,7 @@ def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         importlib.invalidate_caches()
         return str(root)
 
-    yield write
-    for name in set(sys.modules) - before:
-        source = getattr(sys.modules[name], "__file__", None)
-        if source and source.startswith(str(root)):
-            del sys.modules[name]
-    sys.path[:] = path_before
+    return write
 
 
 @pytest.fixture
