@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from bench import rows as benchmarks
 from bench.scene import REPOSITORY, Scene
-from bench.table import HEADER, document, line
+from bench.table import HEADER, line, remember
 
 
 def main() -> int:
@@ -25,23 +26,23 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--n", type=int, default=3, help="pairs of runs")
     parser.add_argument("--folder", type=Path, help="keep the data here; a temporary folder otherwise")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put it into docs/benchmarks.md")
     options = parser.parse_args()
     unknown = set(options.only) - set(names)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    lines: list[str] = []
     print(HEADER, flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.only or names:
             module = importlib.import_module(f"bench.rows.{name}")
+            load, lines = os.getloadavg()[0], list[str]()
             for row in module.rows(Scene(options.rows, options.n, folder)):
                 lines.append(line(row))
                 print(lines[-1], flush=True)
-    if options.write:
-        (REPOSITORY / "docs" / "benchmarks.md").write_text(document(lines))
+            if options.write:
+                remember(REPOSITORY / "docs", name, lines, load)
     return 0
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,22 +53,55 @@ def machine() -> str:
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return (
         f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB of memory, Python {platform.python_version()}, "
-        f"{libraries}; load {os.getloadavg()[0]:.1f} at the end; {datetime.date.today()}"
+        f"{libraries}"
     )
 
 
-def document(lines: Sequence[str]) -> str:
-    """docs/benchmarks.md around the lines of a run."""
+@dataclass(frozen=True)
+class Measured:
+    """The lines of one benchmark, as they were measured last.
+
+    :param when: the day, ``2026-11-21``.
+    :param load: the machine's load (processes that want to run) when it began, over a minute; its own two
+        processes at most come after that.
+    """
+
+    lines: Sequence[str]
+    when: str
+    load: float
+
+
+def remember(folder: Path, name: str, lines: Sequence[str], load: float) -> None:
+    """Put what one benchmark measured in the place of what it measured before, and write the document anew.
+
+    ``benchmarks.json`` keeps the lines of all; ``benchmarks.md`` shows them. So a part can be measured again
+    without the whole table, which takes hours.
+    """
+    kept = folder / "benchmarks.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    known[name] = asdict(Measured(lines, str(datetime.date.today()), round(load, 1)))
+    kept.write_text(json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n")
+    found = {name: Measured(**parts) for name, parts in known.items()}
+    (folder / "benchmarks.md").write_text(document(found))
+
+
+def document(found: Mapping[str, Measured]) -> str:
+    """docs/benchmarks.md around the lines of all benchmarks."""
+    lines = [line for measured in found.values() for line in measured.lines]
+    when = [f"{name} {one.when} ({one.load:.1f})" for name, one in found.items()]
     return "\n".join(
         [
             "# Benchmarks",
             "",
-            "`make bench` prints this table; `make bench ONLY=predict ROWS=1000000` a part of it. Every row",
-            "compares us with a named reference on the same generated data (with a seed) in the same run, the two",
-            "taking turns; what is shown is the ratio. Seconds are wall-clock time of whole processes, start and",
-            "imports included; the peak is the resident memory of the largest process.",
+            "`make bench` prints this table; `make bench ONLY=predict ROWS=1000000 N=1` a part of it, and with",
+            "`WRITE=1` puts it here. Every row compares us with a named reference on the same generated data (with",
+            "a seed) in the same run, the two taking turns; what is shown is the ratio. Seconds are wall-clock time",
+            "of whole processes, start and imports included; the peak is the resident memory of the largest process.",
+            "A row without a reference says what its size costs.",
             "",
             f"Machine: {machine()}.",
+            "",
+            f"Measured, with the machine's load before it: {', '.join(when)}.",
             "",
             HEADER,
             "| --- | --- | --- | --- | --- | --- | --- |",
