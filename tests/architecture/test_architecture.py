@@ -35,6 +35,12 @@ def test_a_module_of_the_control_plane_fits_on_a_few_screens(folder: str, most: 
     assert {path.name: lines_of(path) for path in modules if lines_of(path) > most} == {}
 
 
+def test_each_test_module_has_a_name_of_its_own() -> None:
+    # Without packages, pytest can't collect two of one name in one process, as ``pytest tests`` does.
+    names = [path.name for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
 def test_each_verb_has_an_operator_and_a_step_of_its_name() -> None:
     from airflow_ml_provider.contract.arguments import ARGUMENTS
     from airflow_ml_provider.operators import __all__ as exported
