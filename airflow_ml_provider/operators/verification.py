@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.operators.memo import Decision
 
 # What is found of a step that is given the same once more.
-VERIFIABLE = ("ingest", "validate", "features", "train", "evaluate", "predict")
+VERIFIABLE = ("ingest", "validate", "features", "train", "evaluate", "predict", "fleet", "search")
 _MARK = "verify"
 
 

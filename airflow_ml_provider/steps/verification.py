@@ -1,21 +1,26 @@
 """Verify: computes a part of a step once more and compares it with what is known.
 
 Of a publication that is one partition, chosen by the fingerprint; of a training, an evaluation or a validation it
-is the whole. Nothing that is published, registered or logged changes.
+is the whole, and of a fleet or a search some items or trials. Nothing that is published, registered or logged changes.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from airflow_ml_provider.contract.arguments import Arguments, EvaluateArguments, TrainArguments
+from airflow_ml_provider.contract.arguments import (
+    Arguments,
+    EvaluateArguments,
+    FleetArguments,
+    SearchArguments,
+    TrainArguments,
+)
 from airflow_ml_provider.contract.documents import Publication, StepResult, read_result
 from airflow_ml_provider.contract.errors import DataError, InfrastructureError
 from airflow_ml_provider.contract.models import Model
@@ -23,13 +28,12 @@ from airflow_ml_provider.contract.partitions import Partitions, parse_partitions
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import models, versions
 from airflow_ml_provider.steps.context import Outcome, StepContext
+from airflow_ml_provider.steps.documents_compared import TIMES, differences
 from airflow_ml_provider.steps.labelled_rows import LabelledRows
 from airflow_ml_provider.steps.scoring import scored_batches
 from airflow_ml_provider.steps.tables import open_table
 from airflow_ml_provider.steps.verification_scratch import ScratchStore, SilentTracker
 
-# When rows were scored, and how long scoring took, is another time each time.
-_TIMES = ("predicted_at", "milliseconds", "seconds", "version", "data_docs", "report", "url")
 _MOST_TOLD = 12
 
 
@@ -52,12 +56,7 @@ def run(step: StepContext, arguments: Arguments) -> Outcome:
     earlier = read_result(content, source="earlier.json")
     if earlier.timely:
         return Outcome(summary={"verified": "nothing: what it gives also depends on when it is made"})
-    sample = _sample(step, arguments)
-    if sample is not None:
-        arguments = msgspec.structs.replace(arguments, partitions=sample.label)
-    again = _again(step, arguments, earlier)
-    found = [*_differences(step, earlier, again, sample)]
-    what = f"partition {sample.label}" if sample else "all of it"
+    what, found = _compare(step, arguments, earlier)
     if found:
         more = f"\nand {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
         raise NotDeterministic(
@@ -66,7 +65,28 @@ def run(step: StepContext, arguments: Arguments) -> Outcome:
             kept="what was published and registered before; nothing was changed",
             todo="take seeds from the argument seed= and moments from the data; then run it with cache='rerun'",
         )  # fmt: skip
-    return Outcome(summary={"verified": f"{what} is the same when it is computed again"})
+    if what.startswith("nothing"):
+        return Outcome(summary={"verified": what})
+    told = "are the same when they are" if what.endswith("s") else "is the same when it is"
+    return Outcome(summary={"verified": f"{what} {told} computed again"})
+
+
+def _compare(step: StepContext, arguments: Arguments, earlier: StepResult) -> tuple[str, list[str]]:
+    """What was computed again, and how it differs."""
+    if isinstance(arguments, (FleetArguments, SearchArguments)):
+        from airflow_ml_provider.steps import verification_items
+
+        other = StepContext(step.spec, step.scratch)
+        other.store = ScratchStore(step.spec.store, step.scratch / "written", frozenset())
+        if isinstance(arguments, FleetArguments):
+            return verification_items.fleet_again(step, other, arguments, earlier)
+        return verification_items.search_again(step, other, arguments, earlier)
+    sample = _sample(step, arguments)
+    if sample is not None:
+        arguments = msgspec.structs.replace(arguments, partitions=sample.label)
+    again = _again(step, arguments, earlier)
+    what = f"partition {sample.label}" if sample else "all of it"
+    return what, [*_differences(step, earlier, again, sample)]
 
 
 def _sample(step: StepContext, arguments: Arguments) -> Partitions | None:
@@ -121,9 +141,9 @@ def _differences(
             yield from _of_rows(step, again.store, earlier.table, sample)
     elif verb == "train" and tracker is not None:
         yield from _of_scores(step, earlier, tracker)
-        yield from _of_documents(earlier.metrics, tracker.metrics, "metric ")
+        yield from differences(earlier.metrics, tracker.metrics, "metric ")
     else:
-        yield from _of_documents(earlier.verdict or {}, again.outcome.verdict or {}, "")
+        yield from differences(earlier.verdict or {}, again.outcome.verdict or {})
 
 
 def _of_scores(step: StepContext, earlier: StepResult, tracker: SilentTracker) -> Iterator[str]:
@@ -153,7 +173,7 @@ def _of_rows(
     there, here = before.collect_schema(), after.collect_schema()
     if missing := sorted(set(here) - set(there)):
         yield f"columns {', '.join(missing)} are new"
-    columns = [name for name in here if name in there and name not in _TIMES]
+    columns = [name for name in here if name in there and name not in TIMES]
     one, other = (_marks(frame, columns) for frame in (before, after))
     if one["rows"] != other["rows"]:
         yield f"{known.name} has {other['rows']:,} rows where {one['rows']:,} are published"
@@ -168,20 +188,3 @@ def _marks(frame: pl.LazyFrame, columns: list[str]) -> dict[str, Any]:
     sums = [pl.col(name).hash(1).sum().alias(f"c {name}") for name in columns]
     rows = pl.struct(columns).hash(1).sum().alias("all")
     return frame.select(*sums, rows, pl.len().alias("rows")).collect(engine="streaming").row(0, named=True)
-
-
-def _of_documents(before: Any, after: Any, where: str) -> Iterator[str]:
-    """Where two documents differ; times and addresses do not count."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for name in sorted({*before, *after}, key=str):
-            if not any(word in str(name).lower() for word in _TIMES):
-                yield from _of_documents(before.get(name), after.get(name), f"{where}{name} ")
-        return
-    if isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)) and len(before) == len(after):
-        for number, (one, other) in enumerate(zip(before, after, strict=True)):
-            yield from _of_documents(one, other, f"{where}{number} ")
-        return
-    if isinstance(before, float) and isinstance(after, float) and math.isnan(before) and math.isnan(after):
-        return
-    if before != after:
-        yield f"{where.strip()}: {before} -> {after}"
