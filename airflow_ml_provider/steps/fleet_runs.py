@@ -31,9 +31,11 @@ def log_children(step: StepContext, parent: TrackedRun, records: Iterable[tuple[
     """Log each item that ran as a child run; one that an earlier try has logged is left. Gives how many there are."""
     there = _there(step, parent)
     ran = [(item, record) for item, record in records if record.state in ("done", "failed")]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(partial(_log, step, parent, there), *zip(*ran, strict=True)) if ran else ():
-            pass
+    if not ran:
+        return 0
+    with step.progress("child runs", len(ran)) as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(partial(_log, step, parent, there), *zip(*ran, strict=True)):
+            progress.advance(1)
     return len(ran)
 
 
