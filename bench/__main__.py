@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +32,8 @@ def main() -> int:
     unknown = set(options.only) - set(names)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    # Ended in the middle, the servers of a benchmark end too, and its data is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(HEADER, flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = (options.folder or Path(temporary)).resolve()

@@ -28,7 +28,11 @@ def line(row: Row) -> str:
     ratio, theirs = "–", "–"
     if row.theirs:
         kind = "" if row.unit == "seconds" else f" of {row.unit}"
-        ratio = f"{_spread(row.ratios)}x {'speed' if row.as_speed else 'cost'}{kind}, n={len(row.ours)}"
+        if row.most_more is None:
+            ratio = f"{_spread(row.ratios)}x {'speed' if row.as_speed else 'cost'}{kind}"
+        else:
+            ratio = f"{_spread(row.differences, '+.2f')} s more{kind}"
+        ratio += f", n={len(row.ours)}"
         theirs = _spread([cost.seconds for cost in row.theirs])
     met = {True: "met", False: "**missed**", None: ""}[row.met]
     ours = _spread([cost.seconds for cost in row.ours])

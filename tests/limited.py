@@ -1,10 +1,16 @@
-"""A process that may take only so much memory beyond what it has after its imports, as the kernel counts it."""
+"""Processes that may take only so much memory, as the kernel counts it.
+
+By a limit on what they reserve, beyond what they have after their imports, which anybody may set; or by a control
+group, as a container has one, which counts what is in use, and which only root may make.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
@@ -43,4 +49,33 @@ def run_limited(
     return subprocess.run(
         command, env={**os.environ, **few}, cwd=REPOSITORY, text=True, timeout=600, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@contextmanager
+def memory_group(megabytes: int) -> Iterator[Path | None]:
+    """A control group whose processes may use so many megabytes in all; None where none can be made."""
+    top = Path("/sys/fs/cgroup")
+    first = (top / "memory").is_dir()
+    group = (top / "memory" if first else top) / f"test-{os.getpid()}"
+    limit = "memory.limit_in_bytes" if first else "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(megabytes * 1_000_000))
+    except OSError:
+        made = False
+    else:
+        made = True
+    try:
+        yield group if made else None
+    finally:
+        if group.is_dir():
+            group.rmdir()
+
+
+def run_in(group: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python with such arguments in a control group; what it says is in ``stdout``."""
+    return subprocess.run(
+        ["sh", "-c", 'echo $$ > "$0" && exec "$@"', group / "cgroup.procs", sys.executable, *map(str, arguments)],
+        cwd=REPOSITORY, text=True, timeout=600, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

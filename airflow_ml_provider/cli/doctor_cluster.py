@@ -6,13 +6,15 @@ Only what the provider's Role grants is asked for; what it does not is found out
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.cli.doctor_findings import Finding, fail, ok, skip
 from airflow_ml_provider.cli.doctor_services import Deployment
+from airflow_ml_provider.cli.doctor_spark import check_operator
 from airflow_ml_provider.compute.kubernetes_errors import is_unknown, message_of
-from airflow_ml_provider.compute.permissions import PERMISSIONS
+from airflow_ml_provider.compute.permissions import SPARK_PERMISSIONS, Permission, needed_by
+from airflow_ml_provider.compute.spark_kubernetes import SparkKubernetesCompute
 from airflow_ml_provider.contract.errors import ConfigError, MLError
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ def cluster_checks(step: StepPod, found: Deployment) -> Generator[Finding, None,
         for check in ("permissions", "admission"):
             yield skip(check, "the Kubernetes API does not answer")
         return None
-    user = _user(cluster)
-    missing = yield from _permissions(cluster, user)
+    user, needed = _user(cluster), needed_by(step.compute)
+    missing = yield from _permissions(cluster, user, needed)
+    if isinstance(step.compute, SparkKubernetesCompute):
+        yield check_operator(cluster, missing)
     try:
         document = step.document(deadline=None)
     except MLError as error:
@@ -48,7 +52,7 @@ def cluster_checks(step: StepPod, found: Deployment) -> Generator[Finding, None,
     named = set(_named_in(document["spec"])) - {("secret", step.name)}
     yield from _needed(cluster, named, found)
     if "create pods" in missing:
-        everything = sum(len(permission.verbs) for permission in PERMISSIONS)
+        everything = sum(len(permission.verbs) for permission in needed)
         # Whoever has no right in a namespace is not told whether there is one.
         doubt = f"; is there a namespace {cluster.namespace!r}?" if len(missing) == everything else ""
         yield skip("admission", f"needs the permission to create pods{doubt}")
@@ -103,10 +107,12 @@ def _user(cluster: Cluster) -> str:
         return "the user of the Kubernetes connection"
 
 
-def _permissions(cluster: Cluster, user: str) -> Generator[Finding, None, list[str]]:
+def _permissions(
+    cluster: Cluster, user: str, needed: Sequence[Permission]
+) -> Generator[Finding, None, list[str]]:
     missing: list[str] = []
     asked, namespace = 0, cluster.namespace
-    for permission in PERMISSIONS:
+    for permission in needed:
         for verb in permission.verbs:
             asked += 1
             try:
@@ -123,12 +129,17 @@ def _permissions(cluster: Cluster, user: str) -> Generator[Finding, None, list[s
             yield fail(
                 "permissions",
                 f"{user} may not {verb} {permission.resource} in namespace {namespace!r} ({permission.why})",
-                f"give {user} a Role in namespace {namespace!r} with this rule: {{{rule}}}; the chart's Role has it",
+                f"give {user} a Role in namespace {namespace!r} with this rule: {{{rule}}}; the chart's Role "
+                f"{_has_it(permission)}",
                 object=permission.resource, namespace=namespace, verb=verb,
             )  # fmt: skip
     if not missing:
         yield ok("permissions", f"{user} has all {asked} that are needed in namespace {namespace!r}")
     return missing
+
+
+def _has_it(permission: Permission) -> str:
+    return "has it with spark.enabled=true" if permission in SPARK_PERMISSIONS else "has it"
 
 
 def _may(cluster: Cluster, group: str, resource: str, verb: str) -> bool:

@@ -233,8 +233,11 @@ class FleetJob:
             return
         for pod in self.cluster.pods_of_job(self.name, "Pending"):
             waited = time.time() - pod_end.created_at(pod)
+            if not pod_end.cannot_be_pulled(pod) and waited <= self.compute.start_timeout:
+                # Its events are not asked for: the API server reads those of the whole namespace for each pod.
+                continue
             events = self.cluster.events_of(pod["metadata"]["name"])
             late = pod_end.never_started(pod, events, waited)
-            if late is not None and (pod_end.cannot_be_pulled(pod) or waited > self.compute.start_timeout):
+            if late is not None:
                 self.delete()
                 raise late

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.partitions import label_of
 
@@ -46,6 +44,8 @@ def affected_partitions(
     :return: a document a table (``table``, ``version``, ``partitions`` in the notation of
         :mod:`airflow_ml_provider.contract.partitions`, ``rows``), and the partitions of all of them together.
     """
+    import polars as pl
+
     found, together = [], set[str]()
     for table in tables:
         pinned = step.read(table)

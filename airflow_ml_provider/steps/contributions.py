@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from airflow_ml_provider.contract.errors import MLError, UserCodeError
+from airflow_ml_provider.steps.models import whole_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +98,7 @@ def explain(
         known = not inexplicable(model, background=background is not None)
         return Contributions(features, np.zeros((0, len(features))), np.nan) if known else None
     try:
-        found = model.flavor.contributions(model.native, rows, background)
+        found = model.flavor.contributions(model.native, whole_blocks(rows), background)
     except MLError:
         raise
     except Exception as error:
@@ -109,7 +110,8 @@ def explain(
         ) from error
     if found is None:
         return None
-    explained = Contributions(features, *found)
+    values, base = found
+    explained = Contributions(features, values[: rows.height], base)
     # A check and no promise: a library may have modes in which its contributions say something else.
     off = np.abs(_probabilities(explained.log_odds()) - model.scores(rows))
     return explained if off.max() <= _TOLERANCE else None

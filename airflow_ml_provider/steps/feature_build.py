@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ from airflow_ml_provider.contract.partitions import Partitions
 from airflow_ml_provider.steps import functions, point_in_time
 from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, write_facts, write_rows
 from airflow_ml_provider.steps.feature_labels import refuse_repeats, with_labels
-from airflow_ml_provider.steps.out_of_core import repeats, scan, sort
+from airflow_ml_provider.steps.laid_files import scan
+from airflow_ml_provider.steps.out_of_core import repeats, sort
 from airflow_ml_provider.steps.point_in_time import Facts
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Built:
-    """The rows with their features, as Parquet and Arrow files that stand side by side, ordered by partition and key.
+    """The rows with their features, as files that stand side by side, ordered by partition and key.
 
     :param files: the rows, with labels ``label`` and ``label_known``; then a file for each view, with columns
         as :func:`.point_in_time.join` names them.
@@ -100,7 +101,9 @@ class Built:
             return pl.col(inside).dt.replace_time_zone("UTC") if inside in times else pl.col(inside)
 
         named = [column(inside).alias(name) for name, inside in self.published_columns().items()]
-        return frame.select(*named, pl.lit(feature_hash).alias(FEATURE_HASH))
+        # One text for all rows: as the code of one, it is neither copied nor hashed a row.
+        mark = pl.lit(feature_hash, dtype=pl.Enum([feature_hash]))
+        return frame.select(*named, mark.alias(FEATURE_HASH))
 
 
 def build(
@@ -126,7 +129,7 @@ def build(
         partition_by=wanted.partition_by,
         partitions=wanted.partitions,
         only=wanted.only,
-        to=folder / "rows.parquet",
+        to=folder / "rows.arrow",
     )
     asked, first, last = _check_rows(connection, features, rows, wanted.partition_by)
     if asked == 0:
@@ -146,21 +149,26 @@ def build(
             folder=folder,
         )
         say(f"labels: matured for {count:,} of {asked:,} rows ({count / asked:.1%})")
-    facts: list[Facts] = []
     timeless: dict[str, int] = {}
-    for index, view in enumerate(features.views):
-        facts.append(
-            write_facts(view, inputs, rows, first=first, last=last, to=folder / f"facts-{index}.parquet")
-        )
-        total, without_time = _count_facts(facts[-1])
-        if without_time:
-            timeless[view.name] = without_time
-        say(f"view {view.name}: {total:,} facts")
-    spine = sort(connection, chosen, rows.order, to=folder / "spine.parquet")
+
+    def each() -> Iterator[Facts]:
+        for index, view in enumerate(features.views):
+            path = folder / f"facts-{index}.arrow"
+            facts = write_facts(view, inputs, rows, first=first, last=last, to=path)
+            total, without_time = _count_facts(facts)
+            if without_time:
+                timeless[view.name] = without_time
+            say(f"view {view.name}: {total:,} facts")
+            yield facts
+            # Neither memory nor a disk holds the facts of all views at once.
+            del facts
+            path.unlink(missing_ok=True)
+
+    spine = sort(connection, chosen, rows.order, to=folder / "spine.arrow")
     joined = point_in_time.join(
-        connection, spine, rows.names[features.prediction_time], facts, folder, advance=advance
+        connection, spine, rows.names[features.prediction_time], each(), folder, advance=advance
     )
-    say(f"joined {len(facts)} views as they were known")
+    say(f"joined {len(joined)} views as they were known")
     return Built(features, wanted, (spine, *joined), rows, count, asked, timeless)
 
 
@@ -186,9 +194,7 @@ def _check_rows(
     time = pl.col(rows.names[features.prediction_time])
     nulls = [pl.col(inside).null_count() for inside in rows.inside(list(needed))]
     looked = [pl.len().alias("rows"), time.min().alias("first"), time.max().alias("last"), *nulls]
-    count, first, last, *missing = (
-        pl.scan_parquet(rows.path).select(looked).collect(engine="streaming").row(0)
-    )
+    count, first, last, *missing = scan(rows.path).select(looked).collect(engine="streaming").row(0)
     refuse_missing(features, needed, missing, count)
     refuse_repeats(
         repeats(connection, rows.path, rows.inside(features.key)),
@@ -218,9 +224,6 @@ def refuse_missing(
 def _count_facts(facts: Facts) -> tuple[int, int]:
     without_time = (pl.col("event").is_null() | pl.col("known").is_null()).sum()
     total, timeless = (
-        pl.scan_parquet(facts.path)
-        .select(pl.len(), without_time.alias("timeless"))
-        .collect(engine="streaming")
-        .row(0)
+        facts.frame().select(pl.len(), without_time.alias("timeless")).collect(engine="streaming").row(0)
     )
     return total, timeless

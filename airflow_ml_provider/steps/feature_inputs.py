@@ -1,4 +1,4 @@
-"""What the user's feature functions give, checked against the declaration and laid down as Parquet.
+"""What the user's feature functions give, checked against the declaration and laid down as Arrow files.
 
 Files have internal column names (``c0``, ``b0``, ``f0``, ...) and few types: whole numbers, floats, booleans,
 text, dates, and timestamps in UTC with microseconds and no zone, as DuckDB compares them best.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -18,7 +18,8 @@ from airflow_ml_provider.contract.errors import UserCodeError, did_you_mean
 from airflow_ml_provider.contract.features import FeatureSet, FeatureView
 from airflow_ml_provider.contract.partitions import Partitions
 from airflow_ml_provider.steps import functions
-from airflow_ml_provider.steps.point_in_time import Facts
+from airflow_ml_provider.steps.laid_files import hold, lay, scan
+from airflow_ml_provider.steps.point_in_time import Facts, may_be_held
 
 # Delta Lake has no unsigned numbers, and models take no decimals.
 _STORED: dict[Any, Any] = {
@@ -114,13 +115,10 @@ class Given:
             found = (found.cast(pl.Int64) + (999 if up else 0)) // 1000
         return found.cast(_MICROSECONDS)
 
-    def write(
-        self, path: Path, frame: pl.LazyFrame, *, compression: Literal["lz4", "uncompressed"] = "lz4"
-    ) -> Path:
+    def write(self, path: Path, frame: pl.LazyFrame) -> Path:
         """Compute a frame made of this one into a file; what raises is the function's doing."""
         with functions.blame(self.function):
-            frame.sink_parquet(path, compression=compression)
-        return path
+            return lay(frame, path)
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def write_rows(
         frame = frame.join(only.lazy(), on=only.columns, how="semi")
     given.write(to, frame)
     order = [names[column] for column in dict.fromkeys((*partition, *features.key))]
-    return Rows(to, names, dict(pl.scan_parquet(to).collect_schema()), order)
+    return Rows(to, names, dict(scan(to).collect_schema()), order)
 
 
 def write_facts(
@@ -195,9 +193,9 @@ def write_facts(
         usable &= pl.col("event") >= pl.lit(first) - pl.duration(seconds=view.max_age_seconds)
     # Facts without a time are kept in the file, to be counted; the join leaves them out.
     timeless = pl.col("event").is_null() | pl.col("known").is_null()
-    # The larger part of the bytes are features, which are floats as a rule, and those hardly shrink.
-    given.write(to, frame.filter(usable | timeless), compression="uncompressed")
-    return Facts(to, rows.inside(view.by), len(view.features), view.max_age_seconds)
+    with functions.blame(given.function):
+        held = hold(frame.filter(usable | timeless), to, may_be_held())
+    return Facts(to, rows.inside(view.by), len(view.features), view.max_age_seconds, held)
 
 
 def _row_column(given: Given, features: FeatureSet, column: str, partition_by: str | None) -> pl.Expr:

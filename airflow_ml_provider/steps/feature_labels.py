@@ -13,6 +13,7 @@ from airflow_ml_provider.contract.errors import DataError, UserCodeError
 from airflow_ml_provider.contract.features import Label
 from airflow_ml_provider.steps import functions, maturity
 from airflow_ml_provider.steps.feature_inputs import Inputs, Rows, same_kind
+from airflow_ml_provider.steps.laid_files import lay, scan
 from airflow_ml_provider.steps.out_of_core import Repeats, fits, join_matured_labels, repeats
 from airflow_ml_provider.steps.row_order import in_order
 
@@ -40,36 +41,37 @@ def with_labels(
     :raises UserCodeError: the label function raised, or does not give what is declared.
     :raises DataError: it gives two labels for a key, or not one that has matured.
     """
-    labels = _write(label, key, inputs, rows, to=folder / "labels.parquet")
+    labels = _write(label, key, inputs, rows, to=folder / "labels.arrow")
     inside, rows_key = [f"k{number}" for number in range(len(key))], rows.inside(key)
-    path = folder / "labelled.parquet"
+    path = folder / "labelled.arrow"
     if _in_step(rows.path, rows_key, labels, inside):
         matched = _side_by_side(label, rows.path, labels, predicted, until)
         if not fits(rows.path) or in_order(rows.path, rows.order):
-            matched.sink_parquet(path, compression="lz4")
+            lay(matched, path)
         else:
             # They are to be sorted: here they need not be written and read again for it.
-            matched.collect(engine="streaming").sort(rows.order).write_parquet(path, compression="lz4")
+            matched.collect(engine="streaming").sort(rows.order).write_ipc(path, compression="uncompressed")
     else:
         found = repeats(connection, labels, inside, among=rows.path, among_key=rows_key)
         refuse_repeats(found, key, f"labels that {functions.name_of(label.function)} gives")
+        path = path.with_suffix(".parquet")
         matured = maturity.as_sql(label, predicted=f"r.{predicted}", known="l.known")
         join_matured_labels(
             connection, rows.path, rows_key, labels, inside, matured=matured, until=until, to=path
         )
-    count = pl.scan_parquet(path).select(pl.len()).collect().item()
+    count = scan(path).select(pl.len()).collect().item()
     if not count:
-        mine = pl.scan_parquet(rows.path).select(
+        mine = scan(rows.path).select(
             *(pl.col(column).alias(name) for column, name in zip(rows_key, inside, strict=True)),
             pl.col(predicted).alias("predicted"),
         )
-        raise none_matured(label, pl.scan_parquet(labels).join(mine, on=inside), until)
+        raise none_matured(label, scan(labels).join(mine, on=inside), until)
     return path, count
 
 
 def _in_step(rows: Path, rows_key: Sequence[str], labels: Path, key: Sequence[str]) -> bool:
     """Whether rows and labels come in the same order, key by key, as when they are made from one table."""
-    frames = pl.scan_parquet(rows).select(rows_key), pl.scan_parquet(labels).select(key)
+    frames = scan(rows).select(rows_key), scan(labels).select(key)
     counts = [frame.select(pl.len()).collect().item() for frame in frames]
     if counts[0] != counts[1]:
         return False
@@ -82,9 +84,9 @@ def _side_by_side(
     label: Label, rows: Path, labels: Path, predicted: str, until: datetime | None
 ) -> pl.LazyFrame:
     """As :func:`.out_of_core.join_matured_labels`, of rows and labels in the same order."""
-    values = pl.scan_parquet(labels).select("label", *(["known"] if label.times else []))
+    values = scan(labels).select("label", *(["known"] if label.times else []))
     matured = maturity.as_expression(label, predicted=pl.col(predicted), known=pl.col("known"))
-    both = pl.concat([pl.scan_parquet(rows), values], how="horizontal").with_columns(label_known=matured)
+    both = pl.concat([scan(rows), values], how="horizontal").with_columns(label_known=matured)
     wanted = pl.col("label").is_not_null() & pl.col("label_known").is_not_null()
     if until is not None:
         wanted &= pl.col("label_known") <= pl.lit(until)

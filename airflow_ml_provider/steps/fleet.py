@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
 from airflow_ml_provider.contract.fleet_ledger import Ledger
-from airflow_ml_provider.steps import fleet_modes, fleet_plan, functions
+from airflow_ml_provider.steps import fleet_modes, fleet_plan
 from airflow_ml_provider.steps.fleet_collect import collect
-from airflow_ml_provider.steps.fleet_layout import read_together
 from airflow_ml_provider.steps.fleet_pool import Pool
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.arguments import FleetArguments
-    from airflow_ml_provider.contract.fleets import Item
+    from airflow_ml_provider.contract.fleets import Item, PlanDocument
     from airflow_ml_provider.steps.context import Outcome, StepContext
 
 
@@ -33,19 +35,27 @@ def run(step: StepContext, arguments: FleetArguments) -> Outcome:
     else:
         items = fleet_plan.items_of(step, arguments)
         _check_best(step, arguments, items)
-        # Before any worker: an error of the code is one error, not one of each item.
-        functions.user_code(step, arguments.function)
         plan = ledger.make_plan(items, arguments, step.spec.fingerprint)
         step.log.info(
             "%s items in %s indexes, %s to run",
             f"{plan.items:,}", f"{len(plan.indexes):,}", f"{len(plan.pending):,}",
         )  # fmt: skip
         if plan.pending:
-            size = plan.items_per_index
-            pending = (items[at * size : (at + 1) * size] for at in plan.pending)
-            together = read_together(step, arguments, chain.from_iterable(pending), step.scratch / "together")
-            Pool(step, arguments, ledger, plan, together).run()
+            Pool(step, arguments, ledger, plan, _laying_down(step, arguments, plan, items)).run()
     return collect(step, arguments, ledger, plan, items)
+
+
+def _laying_down(
+    step: StepContext, arguments: FleetArguments, plan: PlanDocument, items: list[Item]
+) -> Callable[[Path], object] | None:
+    """What lays down the rows of the pending items for the workers; None where they need none."""
+    if arguments.table is None:
+        return None
+    from airflow_ml_provider.steps.fleet_layout import read_together
+
+    size = plan.items_per_index
+    pending = (items[at * size : (at + 1) * size] for at in plan.pending)
+    return partial(read_together, step, arguments, chain.from_iterable(pending))
 
 
 def _check(step: StepContext, arguments: FleetArguments) -> None:

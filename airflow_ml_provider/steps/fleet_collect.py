@@ -36,12 +36,12 @@ def collect(
     results = Results(step.scratch / "results", items)
     for item, record in records(ledger, plan, items):
         results.add(item, summary.add(item, record))
-    frame = results.frame()
+    frame = results.frame() if arguments.publish is not None or _is_tracked(step) else None
     failed = summary.error(join(step.store.uri, ledger.folder))
     outcome = Outcome(metrics=summary.numbers(), summary=summary.facts())
     run = step.tracker.run(f"fleet {arguments.function}") if _is_tracked(step) else nullcontext()
     with run as tracked:
-        if tracked is not None:
+        if tracked is not None and frame is not None:
             _log(step, arguments, tracked, summary, frame)
             outcome.links["MLflow run"] = step.tracker.run_url(tracked)
             outcome.mlflow_run_id = tracked.run_id
@@ -49,7 +49,7 @@ def collect(
             raise failed
         if summary.failed:
             step.warn(f"{summary.failed:,} of {summary.items:,} items failed, which may be; see the summary")
-        if arguments.publish is not None:
+        if frame is not None and arguments.publish is not None:
             outcome.table = fleet_results.publish(step, arguments, results, frame)
         if arguments.groups and tracked is not None:
             _register_family(step, arguments, tracked, outcome, records(ledger, plan, items))

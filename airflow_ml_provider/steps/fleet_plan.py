@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.fleet_ledger import Ledger, kept_items
 from airflow_ml_provider.contract.fleets import Item, check_items, check_publication
-from airflow_ml_provider.steps import groups
 from airflow_ml_provider.steps.context import Skipped
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from airflow_ml_provider.contract.arguments import FleetArguments
     from airflow_ml_provider.contract.fleets import PlanDocument
     from airflow_ml_provider.steps.context import StepContext
@@ -25,6 +24,8 @@ def items_of(step: StepContext, arguments: FleetArguments) -> list[Item]:
     :raises Skipped: there are none.
     """
     if arguments.groups:
+        from airflow_ml_provider.steps import groups
+
         items = groups.of_rows(step, arguments).items
     elif arguments.over is not None:
         table = step.read(arguments.over)
@@ -50,6 +51,8 @@ def make(step: StepContext, arguments: FleetArguments) -> PlanDocument:
 
 def _rows(frame: pl.LazyFrame) -> list[Item]:
     """The rows of a table as items: times as ISO 8601, and in an order that is always the same."""
+    import polars as pl
+
     schema = frame.collect_schema()
     odd = [
         f"{name} ({kind})"

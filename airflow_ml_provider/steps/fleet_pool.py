@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import selectors
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import msgspec
 
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, InfrastructureError
 from airflow_ml_provider.contract.fleets import ItemRecord, PlanDocument, failures_before_stopping
-from airflow_ml_provider.steps import fleet_progress
+from airflow_ml_provider.steps import fleet_progress, functions
 from airflow_ml_provider.steps.fleet_modes import TOGETHER
 from airflow_ml_provider.steps.fleet_worker import Told
 from airflow_ml_provider.steps.workers import (
@@ -40,7 +41,7 @@ class Pool:
     """Runs the pending indexes of a plan.
 
     :param step: the fleet's step.
-    :param together: where the rows of all items have been laid down for the workers.
+    :param together: lays down the rows of all items in a folder for the workers, while these start.
     """
 
     def __init__(
@@ -49,13 +50,17 @@ class Pool:
         arguments: FleetArguments,
         ledger: Ledger,
         plan: PlanDocument,
-        together: Path | None = None,
+        together: Callable[[Path], object] | None = None,
     ) -> None:
+        self._step = step
+        self._function = arguments.function
         self._plan = plan
         self._ledger = ledger
         self._tries = arguments.tries
         self._size = max(1, min(arguments.parallelism, processors(), len(plan.pending)))
-        laid_down = {} if together is None else {TOGETHER: str(together)}
+        self._together = together
+        self._folder = step.scratch / "together"
+        laid_down = {} if together is None else {TOGETHER: str(self._folder)}
         self._environment = {**environment_of(self._size), **laid_down}
         self._most_failed = failures_before_stopping(arguments.max_failed, plan.items)
         self._waiting = deque(plan.pending)
@@ -68,18 +73,19 @@ class Pool:
     def run(self) -> None:
         """Run them to their end, or until too many items have failed.
 
+        :raises MLError: the user's code cannot be loaded: one error, and not one of each item.
         :raises InfrastructureError: workers end before they are ready to work.
         """
         workers: list[_Worker] = []
         with selectors.DefaultSelector() as selector:
             try:
+                workers.extend(self._start(selector) for _ in range(self._size))
+                if self._together is not None:
+                    # Beside their imports, which take them seconds. None has been told of an item.
+                    self._together(self._folder)
                 while self._has_work() or any(worker.position >= 0 for worker in workers):
                     while self._has_work() and len(workers) < self._size and not any(w.idle for w in workers):
-                        worker = _Worker.start(
-                            "fleet", self._spec, self._environment, ("--fleet-plan", self._plan.name)
-                        )
-                        selector.register(worker.answers, selectors.EVENT_READ, worker)
-                        workers.append(worker)
+                        workers.append(self._start(selector))
                     for worker in workers:
                         if worker.idle and self._has_work():
                             self._give(worker)
@@ -97,6 +103,11 @@ class Pool:
             finally:
                 for worker in workers:
                     worker.kill()
+
+    def _start(self, selector: selectors.BaseSelector) -> _Worker:
+        worker = _Worker.start("fleet", self._spec, self._environment, ("--fleet-plan", self._plan.name))
+        selector.register(worker.answers, selectors.EVENT_READ, worker)
+        return worker
 
     def _has_work(self) -> bool:
         return bool(self._waiting) and self._progress.failed <= self._most_failed
@@ -123,8 +134,14 @@ class Pool:
 
     def _died(self, worker: _Worker) -> None:
         how = how_it_ended(worker.process.returncode)
-        if worker.position < 0:
-            self._in_vain += not worker.ready
+        if not worker.ready:
+            if worker.position >= 0:
+                # It never began with it.
+                self._attempts[worker.position] -= 1
+                self._waiting.appendleft(worker.position)
+            # If it is the user's code that cannot be loaded, this says so.
+            functions.user_code(self._step, self._function)
+            self._in_vain += 1
             if self._in_vain >= _STARTS_IN_VAIN:
                 raise InfrastructureError(
                     f"the workers of the fleet end before they begin: {how}",
@@ -132,6 +149,7 @@ class Pool:
                     retry="a retry runs only what is missing",
                     todo="see what they said above",
                 )
+        if not worker.ready or worker.position < 0:
             return
         position = worker.position
         self._keep(position, worker.records)

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
-import polars as pl
 
-from airflow_ml_provider.steps import tables
-
+# A fleet that neither publishes nor is tracked needs no table of its results.
 if TYPE_CHECKING:
+    import polars as pl
+
     from airflow_ml_provider.contract.arguments import FleetArguments
     from airflow_ml_provider.contract.documents import Publication
     from airflow_ml_provider.contract.fleets import Item, ItemRecord
     from airflow_ml_provider.steps.context import StepContext
 
-_OWN = {"state": pl.String, "tries": pl.Int64, "seconds": pl.Float64, "error": pl.String}
-_TYPES = {bool: pl.Boolean, int: pl.Int64, float: pl.Float64, str: pl.String}
+_OWN: dict[str, type] = {"state": str, "tries": int, "seconds": float, "error": str}
 _BATCH_BYTES = 4_000_000
 # What Parquet and Delta do not take in a column's name.
 _UNFIT = re.compile(r"[ ,;{}()\n\t=]")
@@ -68,20 +67,23 @@ class Results:
 
     def frame(self) -> pl.LazyFrame:
         """All rows, in the order of the items."""
+        import polars as pl
+
+        types = {bool: pl.Boolean, int: pl.Int64, float: pl.Float64, str: pl.String}
         self._lines.flush()
         self._lines.seek(0)
         own = {self._own[name]: kind for name, kind in _OWN.items()}
         error = self._own["error"]
-        schema = {
-            **{name: _TYPES[kind or str] for name, kind in self._types.items()},
+        kinds = {
+            **{name: kind or str for name, kind in self._types.items()},
             **{name: kind for name, kind in own.items() if name != error},
-            **{name: _TYPES[kind or str] for name, kind in sorted(self._found.items())},
-            error: pl.String,
+            **{name: kind or str for name, kind in sorted(self._found.items())},
+            error: str,
         }
         for number, rows in enumerate(_batches(self._lines)):
             columns = {
-                name: pl.Series(name, [_as(row.get(name), kind) for row in rows], kind)
-                for name, kind in schema.items()
+                name: pl.Series(name, [_as(row.get(name), kind) for row in rows], types[kind])
+                for name, kind in kinds.items()
             }
             pl.DataFrame(columns).write_parquet(self._folder / f"{number:06d}.parquet")
         return pl.scan_parquet(self._folder / "*.parquet")
@@ -104,7 +106,10 @@ def publish(
     step: StepContext, arguments: FleetArguments, results: Results, frame: pl.LazyFrame
 ) -> Publication:
     """Publish the rows, once: by partition where the table has a partition column, and whole otherwise."""
+    import polars as pl
+
     from airflow_ml_provider.contract.partitions import parse_partitions
+    from airflow_ml_provider.steps import tables
 
     target = arguments.publish
     assert target is not None
@@ -126,10 +131,10 @@ def _batches(lines: IO[bytes]) -> Iterator[list[dict[str, Any]]]:
         yield [msgspec.json.decode(line) for line in some]
 
 
-def _as(value: Any, kind: Any) -> Any:
-    if value is None or kind not in (pl.Float64, pl.String):
+def _as(value: Any, kind: type) -> Any:
+    if value is None or kind not in (float, str):
         return value
-    if kind == pl.Float64:
+    if kind is float:
         return float(value)
     return value if isinstance(value, str) else json.dumps(value)
 

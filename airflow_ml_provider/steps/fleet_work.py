@@ -39,7 +39,7 @@ class Work:
         self.arguments = arguments
         self.ledger = Ledger.of(step.store, step.spec)
         self.function = functions.user_code(step, arguments.function)
-        # Where the rows of many items lie next to each other.
+        # Where the rows of many items lie next to each other, once there is such a folder.
         self.laid_down: Path | None = None
         self._modules = 0
 
@@ -53,7 +53,7 @@ class Work:
 
         table, parts = self.step.read(arguments.table), arguments.partitions
         layout = None
-        if self.laid_down is not None:
+        if self.laid_down is not None and self.laid_down.exists():
             from airflow_ml_provider.steps.fleet_layout import open_layout
 
             layout = open_layout(self.step, table, parts, self.laid_down, trains=arguments.trains)

@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import polars as pl
-
 from airflow_ml_provider.contract.code import split_entry_point
 from airflow_ml_provider.contract.errors import ConfigError, MLError, UserCodeError, did_you_mean
 
+# Not every function works on frames, and Polars takes longer to import than such a function takes.
 if TYPE_CHECKING:
+    import polars as pl
+
     from airflow_ml_provider.steps.context import StepContext
 
 _PACKAGE_FOLDER = str(Path(__file__).parent)
@@ -129,6 +130,8 @@ def call(
 
 def call_for_frame(function: Callable[..., Any], **given: Any) -> pl.LazyFrame:
     """:func:`call` a function that must give a frame; any known kind of frame is taken."""
+    import polars as pl
+
     result = call(function, **given)
     if isinstance(result, pl.LazyFrame):
         return result
@@ -274,6 +277,8 @@ def _offer(frames: Mapping[str, Any], values: Mapping[str, Any], typed: Mapping[
 
 
 def _as_form(frame: Any, form: str, name: str, scratch: Path | None) -> Any:
+    import polars as pl
+
     if isinstance(frame, pl.DataFrame):
         if form in _HELD_AS:
             return _HELD_AS[form](frame)

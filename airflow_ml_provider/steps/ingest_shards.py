@@ -25,11 +25,10 @@ from airflow_ml_provider.contract.identity import digest, document_digest
 from airflow_ml_provider.contract.shards import Shards
 from airflow_ml_provider.steps import functions, ingest_source, shard_files, sharding, tables
 from airflow_ml_provider.steps.context import Skipped
-from airflow_ml_provider.steps.duplicates import find_duplicates
+from airflow_ml_provider.steps.duplicates import Keys, find_duplicates
 from airflow_ml_provider.steps.laid_rows import LaidFiles
 from airflow_ml_provider.steps.quarantine import Quarantine
 from airflow_ml_provider.steps.sources import SourceFile
-from airflow_ml_provider.steps.spool import Spool
 from airflow_ml_provider.steps.staging import LINE_BITS, Source, Stage
 from airflow_ml_provider.steps.transforming import ROW, Transform
 from airflow_ml_provider.steps.unpacking import count_members
@@ -126,7 +125,7 @@ def forget(step: StepContext, arguments: IngestArguments) -> None:
 def _drop_duplicates(
     step: StepContext, shards: Shards, stage: Stage, source: Source, given: Sequence[Mapping[str, Any]]
 ) -> None:
-    keys = Spool(step.scratch / "keys-of-shards.arrow")
+    keys = Keys(step.scratch / "keys-of-shards", source.schema.key, ROW)
     for number, each in enumerate(given):
         if path := each.get("keys"):
             file = _fetched(step, shards, number, path)
@@ -134,7 +133,7 @@ def _drop_duplicates(
             file.unlink()
     if not keys.rows:
         return
-    duplicates = find_duplicates(keys, ROW, source.schema.key, step.scratch)
+    duplicates = find_duplicates(keys)
     if not len(duplicates.rows):
         return
     assert isinstance(stage.laid, LaidFiles)
@@ -159,7 +158,7 @@ def _drop_duplicates(
 
 
 def _kept(
-    step: StepContext, arguments: IngestArguments, laid: LaidFiles, keys: Spool, quarantine: Quarantine
+    step: StepContext, arguments: IngestArguments, laid: LaidFiles, keys: Keys, quarantine: Quarantine
 ) -> dict[str, Any]:
     """What a shard keeps beside its documents, and references to that and to the files."""
     folder = f"{Shards(step.store, step.spec, arguments.shards).folder}/kept/{uuid.uuid4()}"
@@ -171,7 +170,6 @@ def _kept(
         step.store.write_file(f"{folder}/quarantine.arrow", quarantine.path)
         given["quarantine"] = f"{folder}/quarantine.arrow"
     if keys.rows:
-        keys.close()
         step.store.write_file(f"{folder}/keys.arrow", keys.path)
         numbers = step.scratch / "numbers.parquet"
         with pq.ParquetWriter(

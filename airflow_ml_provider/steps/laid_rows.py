@@ -197,7 +197,7 @@ class LaidFiles:
         if self._changeable:
             with self._lock:
                 name = self._numbers[path] = len(self._numbers)
-            np.save(self._folder / f"{name}.npy", numbers.to_numpy())
+            np.save(self._folder / f"{name}.npy", pl.Series(numbers).to_numpy())
 
     def _remove(self, path: str) -> None:
         self._step.store.delete(self._path(path))

@@ -20,7 +20,7 @@ import polars as pl
 from airflow_ml_provider.contract.errors import ConfigError, DataError, MLError, UserCodeError
 from airflow_ml_provider.contract.identity import digest
 from airflow_ml_provider.steps import known_values
-from airflow_ml_provider.steps.flavors import flavor_named, flavor_of
+from airflow_ml_provider.steps.flavors import FAMILY, flavor_named, flavor_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _DESCRIPTION = "MLmodel"
 # What the description says beside these changes with every save: ids, times, sizes.
 _DIGESTED = ("flavors", "metadata", "signature")
 METADATA = "airflow_ml"
+# A multiple of what the kernels of BLAS libraries take at once.
+_BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ class ScoringModel:
         :raises UserCodeError: the model fails on them.
         :raises DataError: a score is no number between 0 and 1.
         """
+        given = rows if self.flavor.name == FAMILY else whole_blocks(rows)
         try:
-            found = self.flavor.probabilities(self.native, rows)
+            found = self.flavor.probabilities(self.native, given)
         except MLError:
             raise
         except Exception as error:
@@ -111,6 +114,8 @@ class ScoringModel:
                 f"model {self.name} ({self.flavor.name}) could not score rows with the features "
                 f"{', '.join(self.inputs.features)}: {type(error).__name__}: {error}"
             ) from error
+        if found.shape[:1] == (given.height,):
+            found = found[: rows.height]
         if found.shape != (rows.height,):
             raise UserCodeError(
                 f"model {self.name} gave scores of shape {found.shape} for {rows.height:,} rows",
@@ -249,6 +254,17 @@ def model_order(model: Any, features: Sequence[str]) -> tuple[str, ...]:
             todo=f"fit it with some of {', '.join(features)}; they are given as `features`",
         )
     return tuple(wanted)
+
+
+def whole_blocks(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows in a number that linear algebra works on in whole blocks; the first one is repeated at the end.
+
+    The last rows of a matrix, less than a block, are added up in another order. So the last bits of a row's score
+    would depend on where in a batch the row is.
+    """
+    if missing := -rows.height % _BLOCK_ROWS:
+        return pl.concat([rows, rows.head(1)[[0] * missing]])
+    return rows
 
 
 def _kind(dtype: pl.DataType) -> str | None:

@@ -1,11 +1,12 @@
 # ruff: noqa: S608 - what becomes SQL is paths of scratch files and column names from this package, never a user's
-"""DuckDB over Parquet files in the scratch folder: work on whole columns that may be larger than memory.
+"""DuckDB over files in the scratch folder: work on whole columns that may be larger than memory.
 
 Columns have internal names here (``c0``, ``k0``, ...), given where the files are written.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import duckdb
 import polars as pl
 
 from airflow_ml_provider.steps import memory, row_order
+from airflow_ml_provider.steps.laid_files import scan
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -57,14 +59,15 @@ def connect(scratch: Path) -> DuckDBPyConnection:
     return connection
 
 
-def scan(path: Path) -> pl.LazyFrame:
-    """A file that a step has laid down, an Arrow or a Parquet file, as a frame."""
-    return pl.scan_ipc(path) if path.suffix == ".arrow" else pl.scan_parquet(path)
+def relation(connection: DuckDBPyConnection, path: Path) -> str:
+    """A file that a step has laid down, as a table in SQL of this connection."""
+    if path.suffix != ".arrow":
+        return f"read_parquet({text(path)})"
+    from pyarrow.dataset import dataset
 
-
-def parquet(path: Path, *, numbered: bool = False) -> str:
-    """A Parquet file as a table in SQL; ``numbered`` adds ``file_row_number``, from 0."""
-    return f"read_parquet({text(path)}, file_row_number = {numbered})"
+    name = "laid_" + hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    connection.register(name, dataset(path, format="ipc"))
+    return name
 
 
 def write(connection: DuckDBPyConnection, query: str, to: Path) -> None:
@@ -77,19 +80,21 @@ def write(connection: DuckDBPyConnection, query: str, to: Path) -> None:
 def sort(connection: DuckDBPyConnection, rows: Path, by: Sequence[str], to: Path) -> Path:
     """Rows in the order of some columns; they must be unique in these for it to be the same always.
 
-    :returns: ``to``, or the file itself if its rows are in this order.
+    :param to: an Arrow file.
+    :returns: where they are: ``to``, one beside it, or the file itself if its rows are in this order.
     """
     if row_order.in_order(rows, by):
         return rows
     if fits(rows):
-        pl.read_parquet(rows).sort(by).write_parquet(to, compression="lz4")
-    else:
-        write(connection, f"SELECT * FROM {parquet(rows)} ORDER BY {', '.join(by)}", to)
+        scan(rows).collect().sort(by).write_ipc(to, compression="uncompressed")
+        return to
+    to = to.with_suffix(".parquet")
+    write(connection, f"SELECT * FROM {relation(connection, rows)} ORDER BY {', '.join(by)}", to)
     return to
 
 
 def fits(rows: Path) -> bool:
-    """Whether a Parquet file is small enough to be sorted in memory."""
+    """Whether a file is small enough to be sorted in memory."""
     return memory.held_bytes(rows) <= memory.available() // _SORTED_PART
 
 
@@ -107,9 +112,9 @@ def repeats(
     """
     if row_order.all_different(path, key):
         return None
-    source = f"{parquet(path)} l"
+    source = f"{relation(connection, path)} l"
     if among is not None:
-        source += f" SEMI JOIN {parquet(among)} r ON {_same(among_key, key)}"
+        source += f" SEMI JOIN {relation(connection, among)} r ON {_same(among_key, key)}"
     columns = ", ".join(f"l.{column}" for column in key)
     repeated = f"SELECT {columns}, count(*) AS n FROM {source} GROUP BY {columns} HAVING count(*) > 1"
     first = connection.execute(f"{repeated} ORDER BY {columns} LIMIT 1").fetchall()
@@ -140,8 +145,8 @@ def join_matured_labels(
     if until is not None:
         wanted += f" AND label_known <= TIMESTAMP '{until.isoformat(sep=' ')}'"
     joined = (
-        f"SELECT r.*, l.label, {matured} AS label_known FROM {parquet(rows)} r "
-        f"JOIN {parquet(labels)} l ON {_same(key, label_key)}"
+        f"SELECT r.*, l.label, {matured} AS label_known FROM {relation(connection, rows)} r "
+        f"JOIN {relation(connection, labels)} l ON {_same(key, label_key)}"
     )
     write(connection, f"SELECT * FROM ({joined}) WHERE {wanted}", to)
 

@@ -1,4 +1,3 @@
-# ruff: noqa: S608 - what becomes SQL is paths of scratch files and column names from this package, never a user's
 """The point-in-time join on two clocks, of files that may be larger than memory.
 
 What a row may use is said in :mod:`.newest_facts`, which finds it among facts that fit in memory. Facts that
@@ -8,9 +7,10 @@ by itself, and the parts are put together in the rows' order.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from airflow_ml_provider.contract.errors import InfrastructureError
 from airflow_ml_provider.steps import memory
-from airflow_ml_provider.steps.newest_facts import NONE, NewestFacts, newest_facts
-from airflow_ml_provider.steps.out_of_core import parquet, scan, text
+from airflow_ml_provider.steps.laid_files import scan, slices
+from airflow_ml_provider.steps.newest_facts import NONE, NewestFacts, comparable, newest_facts
 from airflow_ml_provider.steps.threads import in_order
 
 if TYPE_CHECKING:
@@ -32,26 +32,45 @@ if TYPE_CHECKING:
 
     from airflow_ml_provider.steps.newest_facts import Integers
 
-CHUNK_ROWS = 500_000
+CHUNK_ROWS = 200_000
+_FEWEST_CHUNK_ROWS = 1_000
+# A chunk of rows with their facts takes this part of what may be held; a few are under way at a time.
+_CHUNKS = 8
 # Facts of one bucket may take this part of the memory; sorting them takes as much again, Polars the rest.
 _PART_OF_MEMORY = 16
-# Numbers that are equal have the same hash when they are of the same type.
-_WIDE = {"TINYINT": "BIGINT", "SMALLINT": "BIGINT", "INTEGER": "BIGINT", "FLOAT": "DOUBLE"}
+# Each has an open file and a part of every batch: more would be small parts of large files.
+_MOST_BUCKETS = 256
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A Parquet file of one view's facts: ``b0..`` (entity), ``event``, ``known``, ``f0..`` (features).
+    """One view's facts: ``b0..`` (entity), ``event``, ``known``, ``f0..`` (features).
 
+    :param path: the file that they are in.
     :param by: the rows' columns that ``b0..`` must equal.
     :param features: how many features there are.
     :param max_age_seconds: an older fact is not used.
+    :param held: they are in memory, and not in the file.
     """
 
     path: Path
     by: tuple[str, ...]
     features: int
     max_age_seconds: int | None = None
+    held: pl.DataFrame | None = None
+
+    def frame(self) -> pl.LazyFrame:
+        """The facts."""
+        return scan(self.path) if self.held is None else self.held.lazy()
+
+    def slices(self, rows: int) -> Iterator[pl.DataFrame]:
+        """The facts, so many at a time."""
+        return slices(self.path, rows) if self.held is None else self.held.iter_slices(rows)
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory they take."""
+        return memory.held_bytes(self.path) if self.held is None else int(self.held.estimated_size())
 
     @property
     def entity(self) -> list[str]:
@@ -64,11 +83,16 @@ class Facts:
         return [f"f{number}" for number in range(self.features)]
 
 
+def may_be_held() -> int:
+    """How many bytes facts and the rows' part that is joined with them may take."""
+    return memory.available() // _PART_OF_MEMORY
+
+
 def join(
     connection: DuckDBPyConnection,
     rows: Path,
     time: str,
-    facts: Sequence[Facts],
+    facts: Iterable[Facts],
     folder: Path,
     *,
     bucket_bytes: int | None = None,
@@ -81,25 +105,29 @@ def join(
     where no fact may be used; and ``n{i}``, the row's number in the file of rows. The views are joined one
     after another: memory is that of one bucket of one view.
 
-    :param rows: a Parquet file.
+    :param rows: a file.
+    :param facts: taken one by one, when the view before has been joined.
     :param time: column of the rows: the prediction time.
     :param bucket_bytes: how much of a view's facts and rows to hold in memory; None for a part of what there is.
-    :param chunk_rows: for how many rows at a time to take their facts.
+    :param chunk_rows: for how many rows at a time to take their facts, at most: fewer where facts are wide.
     :param advance: told, again and again, how many more rows have been joined with a view.
     """
-    size = memory.available() // _PART_OF_MEMORY if bucket_bytes is None else bucket_bytes
-    count = pl.scan_parquet(rows).select(pl.len()).collect().item()
+    size = may_be_held() if bucket_bytes is None else bucket_bytes
+    count = scan(rows).select(pl.len()).collect().item()
     paths = []
     for index, view in enumerate(facts):
         path = folder / f"view-{index}.arrow"
-        joining = _Joining(connection, index, view, chunk_rows, advance)
-        held = memory.held_bytes(view.path) + memory.held_bytes(rows, [*view.by, time])
+        held, total = view.bytes, view.frame().select(pl.len()).collect().item()
+        at_a_time = min(chunk_rows, max(size * total // (held * _CHUNKS + 1), _FEWEST_CHUNK_ROWS))
+        joining = _Joining(connection, index, view, at_a_time, advance)
+        held += memory.held_bytes(rows, [*view.by, time])
+        entity = (pl.col(column).alias(f"b{number}") for number, column in enumerate(view.by))
+        asked = scan(rows).select(pl.col(time).alias("t"), *entity).with_row_index("n")
         if held <= size:
-            entity = (pl.col(column).alias(f"b{number}") for number, column in enumerate(view.by))
-            asked = pl.scan_parquet(rows).select(pl.col(time).alias("t"), *entity).with_row_index("n")
-            joining.write(asked.collect(), pl.read_parquet(view.path).rechunk(), path, chunk_rows)
+            joining.write(asked.collect(), view.frame().collect(), path, at_a_time)
         else:
-            joining.in_buckets(rows, time, math.ceil(held / size), count, folder / f"view-{index}", path)
+            buckets = min(math.ceil(held / size), _MOST_BUCKETS)
+            joining.in_buckets(asked, buckets, count, folder / f"view-{index}", path)
         check_order(path, f"n{index}", count)
         paths.append(path)
     return tuple(paths)
@@ -135,7 +163,6 @@ class _Joining:
         """Join rows with facts that fit in memory, and write what they use in the rows' order.
 
         :param rows: columns ``n`` (the row's number), ``t`` and the entity ``b0..``.
-        :param facts: in one chunk, of which rows are taken fastest.
         :param group_rows: of the batches of the file.
         """
         newest = newest_facts(
@@ -147,36 +174,32 @@ class _Joining:
         )
         names = {name: f"v{self.index}_{number}" for number, name in enumerate(self.view.values)}
         names |= {"event": f"e{self.index}", "known": f"k{self.index}"}
-        taken = _table(facts.select(pl.col(name).alias(called) for name, called in names.items()))
+        taken = _in_one_chunk(facts, names)
         work = (partial(self._part, newest, taken, part) for part in rows.iter_slices(self.chunk_rows))
         schema = self._part(newest, taken, rows.clear()).schema
         self._keep(in_order(work), schema, to, group_rows, self.advance)
 
-    def in_buckets(self, rows: Path, time: str, buckets: int, count: int, folder: Path, to: Path) -> None:
+    def in_buckets(self, rows: pl.LazyFrame, buckets: int, count: int, folder: Path, to: Path) -> None:
         """Join facts that do not fit in memory, bucket by bucket.
 
+        :param rows: as :meth:`write` takes them.
         :param count: of rows.
         :param folder: to be made, and removed again.
         """
-        entity = ", ".join(f"{column} AS b{number}" for number, column in enumerate(self.view.by))
-        numbered = f"SELECT file_row_number AS n, {time} AS t, {entity} FROM {parquet(rows, numbered=True)}"
-        asked = self._cut(numbered, buckets, folder / "rows")
-        facts = self._cut(f"SELECT * FROM {parquet(self.view.path)}", buckets, folder / "facts")
+        ordered = rows.collect_batches(chunk_size=self.chunk_rows, maintain_order=True)
+        asked = self._cut(ordered, buckets, folder / "rows")
+        facts = self._cut(self.view.slices(self.chunk_rows), buckets, folder / "facts")
+        nothing = self.view.frame().head(0).collect()
+        # As many as a chunk of all rows takes from one bucket.
+        group_rows = max(self.chunk_rows // buckets, 1)
         parts = []
         for bucket in range(buckets):
-            mine, known = asked(bucket), facts(bucket)
+            mine = asked(bucket)
             if mine is None:
                 continue
-            if known is None:
-                known = pl.scan_parquet(self.view.path).head(0).collect()
+            known = facts(bucket)
             parts.append(folder / f"joined-{bucket}.arrow")
-            # As many as a chunk of all rows takes from one bucket.
-            self.write(
-                mine.sort("n"),
-                known.rechunk(),
-                parts[-1],
-                max(self.chunk_rows // buckets, 1),
-            )
+            self.write(mine, nothing if known is None else known, parts[-1], group_rows)
         self._put_together(parts, count, to)
         shutil.rmtree(folder)
 
@@ -191,32 +214,32 @@ class _Joining:
         content = facts.select(pl.col(self.view.values).gather(pl.Series(those))).to_arrow()
         with self.connection.cursor() as cursor:
             cursor.register("content", content)
-            hashed = cursor.execute(f"SELECT hash({', '.join(self.view.values)}) AS h FROM content")
+            columns = ", ".join(self.view.values)
+            hashed = cursor.execute(f"SELECT hash({columns}) AS h FROM content")  # noqa: S608 - our names
             return np.asarray(hashed.fetchnumpy()["h"], np.uint64)
 
-    def _cut(self, query: str, buckets: int, folder: Path) -> Callable[[int], pl.DataFrame | None]:
-        """Write the rows of a query into buckets by the hash of their entity; gives those of a bucket."""
-        # Rows and facts may have numbers of different width, which hash differently.
-        kinds = self.connection.execute(f"SELECT {', '.join(self.view.entity)} FROM ({query}) LIMIT 0")
-        entity = [
-            f"{name}::{_WIDE.get(str(kind[1]), str(kind[1]))}"
-            for name, kind in zip(self.view.entity, kinds.description, strict=True)
-        ]
+    def _cut(
+        self, frames: Iterable[pl.DataFrame], buckets: int, folder: Path
+    ) -> Callable[[int], pl.DataFrame | None]:
+        """Write rows or facts into buckets by the hash of their entity; gives those of a bucket, in order."""
         folder.mkdir(parents=True)
-        bucket = f"(hash({', '.join(entity)}) % {buckets})::INTEGER AS bucket"
-        # Keeping the order of a file takes memory, and buckets have none.
-        self.connection.execute("SET preserve_insertion_order = false")
-        try:
-            self.connection.execute(
-                f"COPY (SELECT *, {bucket} FROM ({query})) TO {text(folder)} "
-                f"(FORMAT parquet, COMPRESSION lz4_raw, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE)"
-            )
-        finally:
-            self.connection.execute("SET preserve_insertion_order = true")
+        writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+        with contextlib.ExitStack() as files:
+            for batch in frames:
+                marks = comparable([batch[name] for name in self.view.entity]).to_struct().hash() % buckets
+                for (bucket,), part in (
+                    batch.with_columns(bucket=marks)
+                    .partition_by("bucket", maintain_order=True, include_key=False, as_dict=True)
+                    .items()
+                ):
+                    table = _table(part)
+                    if bucket not in writers:
+                        path = str(folder / f"{bucket}.arrow")
+                        writers[bucket] = files.enter_context(pa.ipc.new_file(path, table.schema))
+                    writers[bucket].write_table(table)
 
         def of(bucket: int) -> pl.DataFrame | None:
-            files = sorted((folder / f"bucket={bucket}").glob("*.parquet"))
-            return pl.read_parquet(files, hive_partitioning=False) if files else None
+            return pl.read_ipc(folder / f"{bucket}.arrow") if bucket in writers else None
 
         return of
 
@@ -253,6 +276,11 @@ class _Joining:
             for table in tables:
                 file.write_table(table, max_chunksize=group_rows)
                 advance(table.num_rows)
+
+
+def _in_one_chunk(frame: pl.DataFrame, names: dict[str, str]) -> pa.Table:
+    """Some columns, renamed; rows are taken fastest of one chunk."""
+    return _table(pl.DataFrame([frame[name].rechunk().alias(called) for name, called in names.items()]))
 
 
 def _table(frame: pl.DataFrame) -> pa.Table:

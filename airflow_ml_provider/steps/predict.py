@@ -30,6 +30,8 @@ from airflow_ml_provider.steps.scored_rows import ScoredRows
 from airflow_ml_provider.steps.shadow import ChallengerFailed, Challengers
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow_ml_provider.contract.documents import Publication
     from airflow_ml_provider.contract.partitions import Partitions
     from airflow_ml_provider.steps.scorers import Part
@@ -99,9 +101,13 @@ def scored_batches(
     rows: FeatureRows,
     parts: list[Part],
     challengers: Challengers,
+    at: datetime | None = None,
 ) -> pa.RecordBatchReader:
-    """The rows of the predictions table, scored as they are read."""
-    scored = ScoredRows(step, arguments, rows, parts, challengers)
+    """The rows of the predictions table, scored as they are read.
+
+    :param at: when the prediction is made, as each row records it; None for now.
+    """
+    scored = ScoredRows(step, arguments, rows, parts, challengers, at)
     schema = _arrow(pl.DataFrame(schema=scored.schema)).schema
     batches = (batch for frame in scored.batches() for batch in _arrow(frame).cast(schema).to_batches())
     return pa.RecordBatchReader.from_batches(schema, batches)

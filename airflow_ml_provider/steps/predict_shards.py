@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml_provider.contract.errors import InfrastructureError
@@ -30,7 +31,11 @@ def plan_shards(step: StepContext, arguments: PredictArguments, shards: int) -> 
         raise Skipped(f"there are no rows to predict in {where}table {table.name!r}, version {table.version}")
     # A spec that was written by hand pins no version: its plan is one of the rows that there were.
     of, version = str(table.version), table.version
-    return [{"of": of, "version": version, "files": files} for files in shard_files.cut(sizes, shards)]
+    # One prediction is made at one time, whenever its shards run.
+    at = datetime.now(UTC).isoformat()
+    return [
+        {"of": of, "version": version, "at": at, "files": files} for files in shard_files.cut(sizes, shards)
+    ]
 
 
 def run_shard(step: StepContext, arguments: PredictArguments, shard: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +49,8 @@ def run_shard(step: StepContext, arguments: PredictArguments, shard: dict[str, A
         return shard_files.nothing()
     parts = scorers.parts_of(step, arguments, rows, partitions)
     with models.repeatable_arithmetic():
-        reader = scored_batches(step, arguments, rows, parts, Challengers(step, (), rows))
+        at = datetime.fromisoformat(shard["at"])
+        reader = scored_batches(step, arguments, rows, parts, Challengers(step, (), rows), at)
         written = shard_files.write(step, arguments.publish, reader, partitions)
     return {**written, "models": [part.identity() for part in parts]}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ import pyarrow.csv as pa_csv
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.steps.reading import RawBatch, Work, check_columns
-from airflow_ml_provider.steps.records import BadRow, Block, blocks, count_newlines, is_utf8, not_utf8
+from airflow_ml_provider.steps.records import BadRow, Block, blocks, is_utf8, not_utf8
 from airflow_ml_provider.steps.unpacking import UNPUBLISHED, Member, empty
 
 # Timestamps are not among them: the parser takes some that have no seconds.
@@ -29,6 +30,7 @@ _TYPES = {
     "boolean": pa.bool_(),
     "date": pa.date32(),
 }
+_RARE = 2_000
 _REFUSED = re.compile(r"In CSV column #(\d+): .*CSV conversion error")
 
 
@@ -122,8 +124,12 @@ def _work(name: str, block: Block, columns: _Columns) -> Work:
             lines = block.records.lines[kept]
         table, invalid = _parse(name, block, data, columns)
         count = table.num_rows + len(invalid)
+        found = block
         if lines is None:
-            plain = not invalid and count == count_newlines(data)
+            plain = not invalid and count == block.newlines
+            if plain and b"\r" not in data:
+                # Every line is a record, and is found as one faster than by quotes.
+                found = replace(block, delimiter=b"")
             lines = np.arange(block.first_line, block.first_line + count) if plain else block.records.lines
         if len(lines) != count:
             raise DataError(
@@ -138,23 +144,23 @@ def _work(name: str, block: Block, columns: _Columns) -> Work:
             BadRow(
                 int(lines[number]),
                 "",
-                f"{found} fields where the header has {columns.width}",
-                block.text(int(of_block[number])),
+                f"{fields} fields where the header has {columns.width}",
+                found.text(int(of_block[number])),
             )
-            for number, found in invalid
+            for number, fields in invalid
         ]
 
         def raw(positions: Sequence[int]) -> list[str]:
-            return [block.text(int(of_block[rows[position]])) for position in positions]
+            return [found.text(int(of_block[rows[position]])) for position in positions]
 
         def text(positions: Sequence[int]) -> pl.DataFrame:
             records = of_block[rows[positions]]
             alone = b"".join(
-                block.data[start:end]
-                for start, end in zip(block.records.starts[records], block.records.ends[records], strict=True)
+                found.data[start:end]
+                for start, end in zip(found.records.starts[records], found.records.ends[records], strict=True)
             )
-            found, _ = _read(name, block, alone, columns, columns.as_text())
-            return pl.DataFrame(found)
+            as_text, _ = _read(name, block, alone, columns, columns.as_text())
+            return pl.DataFrame(as_text)
 
         return RawBatch(pl.DataFrame(table), lines[rows], bad, raw, text)
 
@@ -172,7 +178,21 @@ def _without_other_encodings(block: Block, bad: list[BadRow]) -> tuple[bytes, np
 
 
 def _has_hexadecimal(data: bytes) -> bool:
-    """Whether there is a ``0x``; several times as fast as looking for it, since zeros are many."""
+    """Whether there is a ``0x``; many times as fast as looking for it, since zeros are many and ``x`` is rare."""
+    for mark in (b"x", b"X"):
+        place = data.find(mark)
+        for _ in range(_RARE):
+            if place < 0:
+                break
+            if data[place - 1 : place] == b"0":
+                return True
+            place = data.find(mark, place + 1)
+        else:
+            return _has_hexadecimal_of_many(data)
+    return False
+
+
+def _has_hexadecimal_of_many(data: bytes) -> bool:
     text = np.frombuffer(data, np.uint8)
     marks = np.flatnonzero((text | 0x20) == ord("x"))
     return bool((text[marks[marks > 0] - 1] == ord("0")).any())

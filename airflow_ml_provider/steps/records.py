@@ -68,13 +68,18 @@ class Block:
     ends: Offsets | None = field(default=None, repr=False, compare=False)
 
     @cached_property
+    def newlines(self) -> int:
+        """How many line feeds there are."""
+        return count_newlines(self.data)
+
+    @cached_property
     def records(self) -> Records:
         """Found only when needed: for the lines and the text of bad rows, and where blank lines are."""
         ends = record_ends(self.data, self.delimiter) if self.ends is None else self.ends
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
         text = np.frombuffer(self.data, np.uint8)
         lines = self.first_line + np.arange(len(ends))
-        if _has_lone_return(self.data) or len(ends) != count_newlines(self.data):
+        if _has_lone_return(self.data) or len(ends) != self.newlines:
             lines = self.first_line + np.searchsorted(_line_ends(self.data), starts + 1)
         length = ends - starts
         blank = (length == 1) | ((length == 2) & (text[starts] == _RETURN)) if len(ends) else length == 0
@@ -140,7 +145,7 @@ def blocks(stream: IO[bytes], name: str, delimiter: bytes = b"") -> Iterator[Blo
                 else:
                     block = Block(data[:cut], line, delimiter, tuple(bad), ends)
                 yield block
-                line += len(_line_ends(block.data)) if b"\r" in block.data else count_newlines(block.data)
+                line += len(_line_ends(block.data)) if b"\r" in block.data else block.newlines
                 data, bad = data[cut:], []
             elif last or len(data) > _MOST_RECORD:
                 end = data.find(b"\n") + 1
@@ -174,30 +179,44 @@ def count_newlines(data: bytes) -> int:
 
 def _whole_records(data: bytes, delimiter: bytes) -> tuple[int, Offsets | None]:
     """How many bytes are whole records, and where these end, if that had to be found out."""
-    if not delimiter or (b'"' not in data and not _has_lone_return(data)):
+    lone = _has_lone_return(data) if delimiter else False
+    if not delimiter or (b'"' not in data and not lone):
         return data.rfind(b"\n") + 1, None
+    if not lone and (quotes := _quotes(data, delimiter)) is not None:
+        end = data.rfind(b"\n") + 1
+        while (before := int(np.searchsorted(quotes, end))) % 2:
+            # Within a quoted value no record ends: back to before it was opened.
+            end = data.rfind(b"\n", 0, int(quotes[before - 1])) + 1
+        return end, None
     ends = record_ends(data, delimiter)
     return (int(ends[-1]) if len(ends) else 0), ends
 
 
 def _ends_by_parity(data: bytes, delimiter: bytes) -> Offsets | None:
-    """Line ends with an even number of quotes before them; None where quotes are not as RFC 4180 has them.
+    """Line ends with an even number of quotes before them; None where quotes are not as RFC 4180 has them."""
+    quotes = _quotes(data, delimiter)
+    if quotes is None:
+        return None
+    newlines: Offsets = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE) + 1
+    outside: npt.NDArray[np.bool_] = np.searchsorted(quotes, newlines) % 2 == 0
+    return newlines if outside.all() else newlines[outside]
+
+
+def _quotes(data: bytes, delimiter: bytes) -> Offsets | None:
+    """Where quotes are, if they are as RFC 4180 has them.
 
     They are when each opening quote follows a field's start or a quote, and each closing one is followed by
     a field's end or a quote: then, from left to right, every second quote closes what the one before opened.
     """
     text = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(text == _QUOTE)
-    newlines: Offsets = np.flatnonzero(text == _NEWLINE) + 1
     edge = np.zeros(256, bool)
     edge[[delimiter[0], _NEWLINE, _RETURN, _QUOTE]] = True
     # The text's own begin and end are edges, too.
     opening, closing = quotes[0::2] - 1, quotes[1::2] + 1
     opening, closing = opening[opening >= 0], closing[closing < len(text)]
-    if not (edge[text[opening]].all() and edge[text[closing]].all()):
-        return None
-    outside: npt.NDArray[np.bool_] = np.searchsorted(quotes, newlines) % 2 == 0
-    return newlines if outside.all() else newlines[outside]
+    right = edge[text[opening]].all() and edge[text[closing]].all()
+    return quotes if right else None
 
 
 def _ends_by_scanning(data: bytes, delimiter: bytes) -> Offsets:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from airflow_ml_provider.steps.laid_files import scan
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -22,13 +24,13 @@ HELD_ROWS = 50_000_000
 
 
 def all_different(path: Path, key: Sequence[str], *, held_rows: int = HELD_ROWS) -> bool:
-    """Whether it is certain that no two rows of a Parquet file have the same key.
+    """Whether it is certain that no two rows of a file have the same key.
 
     Equal keys have equal hashes. False may be wrong, with two different keys of one hash.
 
     :param held_rows: how many keys to look at at a time, all with hashes of one range.
     """
-    frame = pl.scan_parquet(path)
+    frame = scan(path)
     kinds = frame.collect_schema()
     whole = len(key) == 1 and kinds[key[0]].is_integer()
     marks = pl.col(key[0]) if whole else pl.struct(key).hash()
@@ -45,13 +47,13 @@ def all_different(path: Path, key: Sequence[str], *, held_rows: int = HELD_ROWS)
 
 
 def in_order(path: Path, by: Sequence[str]) -> bool:
-    """Whether the rows of a Parquet file come in the order of some columns without nulls."""
+    """Whether the rows of a file come in the order of some columns without nulls."""
     before = [(pl.col(column), pl.col(column).shift(1)) for column in by]
     # From the last column on: smaller, or as small and in order by the rest.
     rises = functools.reduce(
         lambda rest, pair: (pair[1] < pair[0]) | ((pair[1] == pair[0]) & rest), reversed(before), pl.lit(True)
     )
-    found = pl.scan_parquet(path).select(rises.fill_null(True).all())
+    found = scan(path).select(rises.fill_null(True).all())
     return bool(found.collect(engine="streaming").item())
 
 

@@ -31,6 +31,7 @@ class ScoredRows:
 
     :param parts: which models score which rows.
     :param challengers: the models that score along.
+    :param at: when the prediction is made, as each row records it; now, unless it is a shard of one.
     """
 
     def __init__(
@@ -40,30 +41,33 @@ class ScoredRows:
         rows: FeatureRows,
         parts: Sequence[Part],
         challengers: Challengers,
+        at: datetime | None = None,
     ) -> None:
         self.step = step
         self.arguments = arguments
         self.rows = rows
         self.parts = parts
         self.challengers = challengers
+        self.at = at or datetime.now(UTC)
+        self._texts = {name: pl.Enum(texts) for name, texts in self._said().items()}
         known = (arguments.publish.partition_by, rows.prediction_time)
         self.keep = list(dict.fromkeys([*rows.key, *(name for name in known if name in rows.table.columns)]))
         self._warned: set[str] = set()
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
-        """The columns, in order."""
+        """The columns, in order; texts that many rows share are enumerations of them."""
         kept = self.rows.lazy().select(self.keep).collect_schema()
         arguments = self.arguments
         return {
             **kept,
             "score": pl.Float64(),
-            "model_name": pl.String(),
+            "model_name": self._texts["model_name"],
             "model_version": pl.Int64(),
-            "model_run_id": pl.String(),
-            FEATURE_HASH: pl.String(),
+            "model_run_id": self._texts["model_run_id"],
+            FEATURE_HASH: self._texts[FEATURE_HASH],
             "predicted_at": _UTC,
-            "model_selection": pl.String(),
+            "model_selection": self._texts["model_selection"],
             **({"variant": pl.String()} if arguments.split else {}),
             **({SHADOW: TYPE} if arguments.challengers else {}),
             **({"contributions": _CONTRIBUTIONS} if arguments.explain else {}),
@@ -74,7 +78,7 @@ class ScoredRows:
 
         :raises ChallengerFailed: a challenger failed on them, and is left out from now on.
         """
-        now = pl.lit(datetime.now(UTC), _UTC).alias("predicted_at")
+        now = pl.lit(self.at, _UTC).alias("predicted_at")
         columns = list(self.schema)
         with self.step.progress("rows", self.rows.rows) as progress:
             for batch in self._batches(now, columns):
@@ -90,8 +94,9 @@ class ScoredRows:
                 self.challengers.beside([each.registered for each in part.scorers])
             )
             models = [model for _, model in loaded.values()] + [model for _, model in beside]
-            lazy = self.rows.table.lazy(part.partitions)
-            for batch in scoring.batches(lazy, models, self.keep, self.arguments.batch_rows):
+            for batch in scoring.table_batches(
+                self.step, self.rows.table, part.partitions, models, self.keep, self.arguments.batch_rows
+            ):
                 frame = self._scored(batch, loaded).with_columns(now)
                 if self.arguments.challengers:
                     frame = frame.with_columns(self.challengers.scores(batch, beside))
@@ -112,20 +117,36 @@ class ScoredRows:
 
     def _scored_by(self, batch: pl.DataFrame, scorer: Scorer, model: ScoringModel) -> pl.DataFrame:
         registered, selection = scorer.registered, scorer.selection
-        by = self.rows.partition_by
+        by, texts = self.rows.partition_by, self._texts
         if isinstance(selection, str) or by is None:
-            why = pl.lit(str(selection))
+            why = pl.lit(str(selection), texts["model_selection"])
         else:
-            why = pl.col(by).cast(pl.String).replace_strict(dict(selection), return_dtype=pl.String)
+            values = pl.col(by).cast(pl.String)
+            why = values.replace_strict(dict(selection), return_dtype=texts["model_selection"])
         frame = batch.with_columns(
             pl.Series("score", scoring.scores(model, batch), pl.Float64).fill_nan(None),
-            pl.lit(registered.name).alias("model_name"),
+            pl.lit(registered.name, texts["model_name"]).alias("model_name"),
             pl.lit(registered.version, pl.Int64).alias("model_version"),
-            pl.lit(registered.run_id).alias("model_run_id"),
-            pl.lit(self.rows.hash).alias(FEATURE_HASH),
+            pl.lit(registered.run_id, texts["model_run_id"]).alias("model_run_id"),
+            pl.lit(self.rows.hash, texts[FEATURE_HASH]).alias(FEATURE_HASH),
             why.alias("model_selection"),
         )
         return frame.with_columns(self._contributions(model, batch)) if self.arguments.explain else frame
+
+    def _said(self) -> dict[str, list[str]]:
+        """The few texts that rows say of what scored them, by column."""
+        said: dict[str, dict[str, None]] = {
+            name: {} for name in ("model_name", "model_run_id", FEATURE_HASH, "model_selection")
+        }
+        said[FEATURE_HASH][self.rows.hash] = None
+        for scorer in (each for part in self.parts for each in part.scorers):
+            said["model_name"][scorer.registered.name] = None
+            said["model_run_id"][scorer.registered.run_id] = None
+            why = scorer.selection
+            said["model_selection"] |= dict.fromkeys(
+                [why] if isinstance(why, str) else [*why.values(), str(why)]
+            )
+        return {name: list(texts) for name, texts in said.items()}
 
     def _contributions(self, model: ScoringModel, batch: pl.DataFrame) -> pl.Series:
         """The features that moved each row's score most; null where the model cannot tell."""

@@ -39,7 +39,8 @@ def write(
     """Write a shard's rows; gives a document that refers to them."""
     schema = delta.delta_schema(target, batches.schema)
     counted = tables.Counter(batches, target, partitions)
-    files = tables.write_files(step, target, counted.reader().cast(pa.schema(schema.to_arrow())))
+    reader = counted.reader()
+    files = tables.write_files(step, target, reader.cast(delta.arrow_schema(schema, reader.schema)))
     return {
         "rows": counted.rows,
         "schema": schema.to_json(),

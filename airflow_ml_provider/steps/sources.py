@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ from airflow_ml_provider.contract.errors import ConfigError, DataError, Transien
 from airflow_ml_provider.contract.identity import digest
 from airflow_ml_provider.contract.store import is_local
 from airflow_ml_provider.steps.context import Skipped
+from airflow_ml_provider.steps.threads import in_order
 from airflow_ml_provider.steps.unpacking import FORMATS, Counted, format_of, reading, visible
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class SourceFile:
     :param open: opens it anew; tells the function it is given how many bytes were read.
     :param mark: what identifies its bytes without reading them (object storage); empty on local disk.
     :param modified: when it was last written, in ns since 1970; 0 in object storage.
+    :param path: where it is, on local disk.
     """
 
     name: str
@@ -45,6 +48,7 @@ class SourceFile:
     open: Callable[[Callable[[int], None]], IO[bytes]] = field(repr=False, compare=False)
     mark: str = ""
     modified: int = 0
+    path: Path | None = field(default=None, compare=False)
 
 
 def find_files(source: str, format: str = "auto") -> list[SourceFile]:
@@ -75,8 +79,9 @@ def find_files(source: str, format: str = "auto") -> list[SourceFile]:
 def content_digest(files: Sequence[SourceFile]) -> str:
     """Digest of names and bytes; in object storage size and ETag stand for the bytes."""
     parts: list[str] = []
-    for file in files:
-        parts += [file.name, str(file.size), file.mark or _sha256(file)]
+    marks = in_order(partial(_mark, file) for file in files)
+    for file, mark in zip(files, marks, strict=True):
+        parts += [file.name, str(file.size), mark]
     return digest(*parts)
 
 
@@ -101,7 +106,7 @@ def _local_file(root: Path, name: str) -> SourceFile:
         return io.BufferedReader(Counted(path.open("rb", buffering=0), seen), _BUFFER)
 
     found = path.stat()
-    return SourceFile(name, found.st_size, opened, modified=found.st_mtime_ns)
+    return SourceFile(name, found.st_size, opened, modified=found.st_mtime_ns, path=path)
 
 
 def _remote_files(source: str) -> tuple[list[SourceFile], bool]:
@@ -182,7 +187,9 @@ def _glob_pattern(path: str) -> str:
     )
 
 
-def _sha256(file: SourceFile) -> str:
+def _mark(file: SourceFile) -> str:
+    if file.mark:
+        return file.mark
     sha = hashlib.sha256()
     with reading(file.name), file.open(lambda _: None) as stream:
         while chunk := stream.read(_BUFFER):

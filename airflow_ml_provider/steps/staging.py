@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from airflow_ml_provider.steps.duplicates import Duplicates, find_duplicates
+from airflow_ml_provider.steps.duplicates import Duplicates, Keys, Marks, find_duplicates
 from airflow_ml_provider.steps.laid_rows import LaidAside, LaidFiles, LaidRows
 from airflow_ml_provider.steps.quarantine import Kept, Quarantine
 from airflow_ml_provider.steps.reading import RawBatch, Work, work_of
 from airflow_ml_provider.steps.records import BadRow, Offsets
-from airflow_ml_provider.steps.spool import Spool
 from airflow_ml_provider.steps.threads import in_order
 from airflow_ml_provider.steps.transforming import ROW, Transform
 from airflow_ml_provider.steps.typing_rows import TypedBatch, empty_frame, type_rows
@@ -52,6 +51,7 @@ class _Batch(NamedTuple):
     first: int  # what to add to a line for the number of its row
     raw: RawBatch
     typed: TypedBatch
+    marks: Marks | None  # of the good rows' keys
 
 
 class Stage:
@@ -75,7 +75,7 @@ class Stage:
         self._source = source
         self._transform = transform
         self._quarantine = quarantine
-        self.keys = Spool(step.scratch / "keys.arrow")
+        self.keys = Keys(step.scratch / "keys", source.schema.key, ROW)
         self._column = target.partition_by
 
     def fill(self) -> None:
@@ -85,8 +85,7 @@ class Stage:
         """
         names = self.read()
         if self.keys.rows:
-            key = self._source.schema.key
-            duplicates = find_duplicates(self.keys, ROW, key, self._step.scratch)
+            duplicates = find_duplicates(self.keys)
             if len(duplicates.rows):
                 self.drop(duplicates, names)
 
@@ -133,7 +132,9 @@ class Stage:
 
             def typing(file: str = file, first: int = first, work: Work = work) -> _Batch:
                 raw = work()
-                return _Batch(file, first, raw, type_rows(file, raw, schema))
+                typed = type_rows(file, raw, schema)
+                marks = np.sort(self.keys.marks(typed.good)) if schema.key else None
+                return _Batch(file, first, raw, typed, marks)
 
             yield typing
 
@@ -142,7 +143,7 @@ class Stage:
         good, lines = batch.typed.good, batch.typed.lines
         numbers = pl.Series(ROW, lines + batch.first, dtype=pl.Int64)
         if self._source.schema.key:
-            self.keys.add(good.select(self._source.schema.key).with_columns(numbers))
+            self.keys.add(good.select(self._source.schema.key).with_columns(numbers), batch.marks)
         rows = self._transform(good, numbers)
         kept = self._bad(batch)
         if self._column is not None:

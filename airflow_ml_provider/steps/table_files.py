@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
@@ -23,6 +25,8 @@ from airflow_ml_provider.steps.threads import in_order
 
 # Rows that wait, as Arrow holds them; a file is made of at most half of them, some ten times smaller.
 BUDGET_BYTES = 64 << 20
+# Rows that tell whether a column has the same values again and again.
+_SAMPLE = 4096
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -76,16 +80,17 @@ class PartitionFiles:
             yield None, batch
             return
         values = batch.column(self._column).dictionary_encode()
-        codes = values.indices.fill_null(-1).to_numpy()
+        # Arrow's own ways to and from NumPy would import pandas.
+        codes = pl.Series(values.indices).fill_null(-1).to_numpy()
         rest = batch.drop_columns(self._column)
         if (codes == codes[0]).all():
             parts = [rest]
             firsts = codes[:1]
         else:
-            order = np.argsort(codes, kind="stable")
+            sorted_already = (codes[1:] >= codes[:-1]).all()
+            order = np.arange(len(codes)) if sorted_already else np.argsort(codes, kind="stable")
             ends = np.flatnonzero(np.diff(codes[order], append=-2)) + 1
-            # Taken one by one: a slice of all would keep all in memory until its last partition is written.
-            parts = [rest.take(pa.array(rows)) for rows in np.split(order, ends[:-1])]
+            parts = [_part(rest, rows) for rows in np.split(order, ends[:-1])]
             firsts = codes[order[ends - 1]]
         for code, rows in zip(firsts.tolist(), parts, strict=True):
             yield None if code < 0 else str(values.dictionary[code].as_py()), rows
@@ -105,11 +110,10 @@ class PartitionFiles:
             self._keep(path, rows.column(self._beside))
             rows = rows.drop_columns(self._beside)
         sink = pa.BufferOutputStream()
-        # Floats are rarely the same: a dictionary of them is given up after a third of the work.
-        repeating = [field.name for field in rows.schema if not pa.types.is_floating(field.type)]
         pq.write_table(
-            rows, sink, compression="zstd", compression_level=1, store_schema=False, use_dictionary=repeating
-        )
+            rows, sink, compression="zstd", compression_level=1, store_schema=False,
+            use_dictionary=_repeating(rows),
+        )  # fmt: skip
         content = sink.getvalue().to_pybytes()
         self._put(path, content)
         partition = {self._column: value} if self._column else {}
@@ -123,13 +127,27 @@ class PartitionFiles:
         )
 
 
-def _write(rows: pa.Table, sink: pa.BufferOutputStream) -> None:
-    # Columns of many values give up their dictionary sooner than by default: less work and smaller files.
-    pq.write_table(
-        rows,
-        sink,
-        compression="zstd",
-        compression_level=1,
-        store_schema=False,
-        dictionary_pagesize_limit=1 << 17,
-    )
+def _repeating(rows: pa.Table) -> list[str]:
+    """The columns whose values repeat, as the first of them tell.
+
+    A dictionary makes these smaller. Of others it is given up after a third of the work, for larger files.
+    """
+    first = rows.slice(0, _SAMPLE)
+    return [
+        field.name
+        for field, column in zip(first.schema, first.columns, strict=True)
+        if not pa.types.is_nested(field.type) and 4 * len(column.unique()) <= len(column)
+    ]
+
+
+def _part(batch: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    """A copy of some rows: a slice would keep the whole batch in memory until its partition is written."""
+    if rows[-1] - rows[0] + 1 != len(rows):
+        return batch.take(_numbers(rows))
+    # A run of rows is copied as a whole, many times as fast; with one chunk only, it would not be copied.
+    run = pa.Table.from_batches([batch.slice(int(rows[0]), len(rows)), batch.slice(0, 0)])
+    return run.combine_chunks().to_batches()[0]
+
+
+def _numbers(values: npt.NDArray[np.int64]) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from airflow_ml_provider.contract.errors import ConfigError, DataError, TransientError
@@ -32,11 +32,17 @@ UNPUBLISHED = "everything published before; nothing of this source was published
 
 @dataclass(frozen=True)
 class Member:
-    """What is read as one table: a file, unpacked, or a member of a zip archive."""
+    """What is read as one table: a file, unpacked, or a member of a zip archive.
+
+    :param path: where its bytes are as they come from the stream, on local disk; None where they are nowhere.
+    :param seen: to be told of bytes that were read past the stream.
+    """
 
     name: str
     format: str
     stream: IO[bytes] = field(repr=False, compare=False)
+    path: Path | None = field(default=None, compare=False)
+    seen: Callable[[int], None] = field(default=lambda _: None, repr=False, compare=False)
 
 
 def members(file: SourceFile, format: str, seen: Callable[[int], None]) -> Iterator[Member]:
@@ -54,7 +60,7 @@ def members(file: SourceFile, format: str, seen: Callable[[int], None]) -> Itera
             with gzip.open(packed) as plain:
                 yield Member(file.name, _format(file.name, format), cast(IO[bytes], plain))
         else:
-            yield Member(file.name, _format(file.name, format), packed)
+            yield Member(file.name, _format(file.name, format), packed, file.path, seen)
 
 
 def count_members(file: SourceFile, format: str) -> int:

@@ -11,7 +11,6 @@ from airflow_ml_provider.contract.brief import shortened
 from airflow_ml_provider.contract.documents import ModelVersion
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.models import Model
-from airflow_ml_provider.steps import models
 from airflow_ml_provider.steps.tracking import TAG, refusals
 
 if TYPE_CHECKING:
@@ -96,6 +95,9 @@ def fetch(step: StepContext, registered: Registered) -> ScoringModel:
 
     :raises DataError: its artifacts are not those that were registered.
     """
+    # A step that only looks at versions or moves aliases needs none of what loads a model.
+    from airflow_ml_provider.steps import models
+
     # The model may hold types of the user's own.
     sys.path[:0] = [root for root in step.spec.code.roots if root not in sys.path]
     wanted = registered.digest

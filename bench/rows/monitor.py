@@ -15,6 +15,7 @@ import polars as pl
 from deltalake import write_deltalake
 
 from bench.measuring import Cost, Row, in_turn
+from bench.rows.predict import mlflow_server
 from bench.scene import Scene
 
 DAYS, NUMBERS, TEXTS = 10, 15, 5
@@ -75,19 +76,17 @@ def _world(scene: Scene, rows: int, run_id: str) -> dict[str, str]:
     return names
 
 
-def _trained(scene: Scene) -> tuple[str, str]:
-    """A training run with its reference profile, in an MLflow of its own: its address, and the run."""
+def _trained(scene: Scene, uri: str) -> str:
+    """A training run with its reference profile in MLflow, made once."""
     from mlflow import MlflowClient
 
     from airflow_ml_provider.steps.profiles import build_profile
 
-    uri = f"sqlite:///{scene.folder}/mlflow.db"
-    known = scene.folder / "mlflow-run"
+    known = scene.folder / "monitor" / "mlflow-run"
     if not known.exists():
         client = MlflowClient(uri)
-        place = (scene.folder / "mlflow-artifacts").as_uri()
-        run = client.create_run(client.create_experiment("training", artifact_location=place))
-        client.create_experiment("bench", artifact_location=place)
+        run = client.create_run(client.create_experiment("training"))
+        client.create_experiment("bench")
         columns = [*(f"x{n}" for n in range(NUMBERS)), *(f"s{n}" for n in range(TEXTS)), "score"]
         frame = pl.concat(
             _part(10**9 + n, 20_000, 2 * 10**9).with_columns(ds=pl.lit(f"{n}")) for n in range(25)
@@ -96,13 +95,18 @@ def _trained(scene: Scene) -> tuple[str, str]:
         client.log_dict(run.info.run_id, dict(profile), "reference_profile.json")
         (scene.folder / "reference_profile.json").write_text(json.dumps(profile))
         known.write_text(run.info.run_id)
-    return uri, known.read_text()
+    return known.read_text()
 
 
 def rows(scene: Scene) -> Iterator[Row]:
     """Time against the reference; what more rows cost, without one."""
-    uri, run_id = _trained(scene)
+    folder = scene.folder / "monitor"
+    folder.mkdir(exist_ok=True)
+    with mlflow_server(folder, keep=True) as uri:
+        yield from _rows(scene, uri, _trained(scene, uri))
 
+
+def _rows(scene: Scene, uri: str, run_id: str) -> Iterator[Row]:
     def ours(size: int) -> Cost:
         names = _world(scene, size, run_id)
         tables = {role: {"name": name} for role, name in names.items()}
@@ -123,7 +127,7 @@ def rows(scene: Scene) -> Iterator[Row]:
         mine,
         others,
         limit=1.5,
-        note="ours with the start of the step and MLflow",
+        note="ours with the start of the step and all that it tells an MLflow server",
     )
     for times in (0.1, 5):
         size = int(scene.rows * times)

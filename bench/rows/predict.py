@@ -208,10 +208,14 @@ def folder_of(scene: Scene, kind: str) -> Path:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A real MLflow server with nothing in it; gives its address."""
-    shutil.rmtree(folder / "artifacts", ignore_errors=True)
-    (folder / "mlflow.db").unlink(missing_ok=True)
+def mlflow_server(folder: Path, *, keep: bool = False) -> Iterator[str]:
+    """A real MLflow server; gives its address.
+
+    :param keep: with what an earlier one in this folder had; otherwise with nothing in it.
+    """
+    if not keep:
+        shutil.rmtree(folder / "artifacts", ignore_errors=True)
+        (folder / "mlflow.db").unlink(missing_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,15 +85,38 @@ HEAVY = (
 BEGINS_WITH = {"evaluate": {"matplotlib"}, "search": {"matplotlib"}}
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_step_process_begins_without_the_heavy_libraries(verb: str) -> None:
+# What reads and writes tables takes longer to import than many a step takes. It is imported by verbs that always
+# read one; the others, and the processes of a fleet, import it when they come to a table.
+OF_TABLES = {"polars", "numpy", "pyarrow", "deltalake", "duckdb"}
+WITHOUT_TABLES = ("fleet", "promote", "rollback", "fleet_modes", "fleet_work", "search_modes", "sharding")
+
+
+@cache
+def loaded_by(module: str) -> set[str]:
+    """The packages that a step process has imported when its verb begins."""
     program = (
         "import sys\n"
         "import airflow_ml_provider.steps.__main__, airflow_ml_provider.steps.runner\n"
         "import airflow_ml_provider.steps.tracking\n"
-        f"import airflow_ml_provider.steps.{verb}\n"
+        f"import airflow_ml_provider.steps.{module}\n"
         "print(*{name.partition('.')[0] for name in sys.modules})\n"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert set(run.stdout.split()) & set(HEAVY) <= BEGINS_WITH.get(verb, set())
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize("module", WITHOUT_TABLES)
+def test_a_process_that_may_need_no_table_begins_without_what_reads_one(module: str) -> None:
+    loaded = loaded_by(module)
+    assert not loaded & {*HEAVY, *OF_TABLES}
+    assert "airflow_ml_provider" in loaded
+
+
+def test_duckdb_is_imported_by_the_steps_that_join_in_it_only() -> None:
+    assert "duckdb" not in loaded_by("ingest") | loaded_by("train") | loaded_by("monitor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_step_process_begins_without_the_heavy_libraries(verb: str) -> None:
+    assert loaded_by(verb) & set(HEAVY) <= BEGINS_WITH.get(verb, set())

@@ -66,6 +66,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "queues": {
         "kueue": {"enabled": True, "nodeLabels": {"pool": "ml"}, "quota": {"cpu": 8, "nvidia.com/gpu": "2"}},
     },
+    "steps on Spark": {"spark": {"enabled": True}},
     "steps in a namespace of their own": {
         "steps": {"namespace": {"name": "ml-steps", "create": True}},
         "store": {"volume": {"enabled": True}},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_ml_provider.compute.permissions import PERMISSIONS
+from airflow_ml_provider.compute.permissions import PERMISSIONS, SPARK_PERMISSIONS, Permission
 
 from .conftest import VARIATIONS, Object, Render, containers, find, pods
 
@@ -20,19 +20,35 @@ STEP_LABELS = {
 }
 
 
-def test_airflow_may_do_what_the_provider_calls_and_nothing_else(rendered: list[Object]) -> None:
-    granted = {
+SPARK = "steps on Spark"
+
+
+@pytest.mark.parametrize("variation", [name for name in VARIATIONS if name != SPARK])
+def test_airflow_may_do_what_the_provider_calls_and_nothing_else(render: Render, variation: str) -> None:
+    assert granted(render(VARIATIONS[variation])) == rules_of(PERMISSIONS), (
+        "helm/airflow-ml/templates/airflow/rbac.yaml differs from compute/permissions.py"
+    )
+
+
+def test_airflow_may_make_spark_applications_where_the_values_say_so(render: Render) -> None:
+    assert granted(render(VARIATIONS[SPARK])) == rules_of((*PERMISSIONS, *SPARK_PERMISSIONS))
+
+
+def granted(objects: list[Object]) -> dict[tuple[str, str], set[str]]:
+    """What the Role of Airflow has."""
+    return {
         (group, resource): set(rule["verbs"])
-        for rule in find(rendered, "Role", "ml-airflow")["rules"]
+        for rule in find(objects, "Role", "ml-airflow")["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
+
+
+def rules_of(permissions: tuple[Permission, ...]) -> dict[tuple[str, str], set[str]]:
     needed: dict[tuple[str, str], set[str]] = {}
-    for one in PERMISSIONS:
+    for one in permissions:
         needed.setdefault((one.group, one.resource), set()).update(one.verbs)
-    assert granted == needed, (
-        "helm/airflow-ml/templates/airflow/rbac.yaml differs from compute/permissions.py"
-    )
+    return needed
 
 
 def test_only_the_named_accounts_of_airflow_may_do_it(render: Render) -> None:
@@ -169,6 +185,31 @@ def test_steps_reach_dns_mlflow_and_https_and_nobody_reaches_them(render: Render
     (mlflow,) = peers(steps["egress"], 5000)
     assert selects(mlflow["podSelector"], pods(objects)["ml-mlflow"]["metadata"]["labels"])
     assert not selects(mlflow["podSelector"], pods(objects)["ml-postgresql"]["metadata"]["labels"])
+
+
+def test_drivers_and_executors_of_spark_reach_each_other_and_no_other_step_does(render: Render) -> None:
+    executor = {
+        "app.kubernetes.io/managed-by": "airflow-ml-provider", "app.kubernetes.io/component": "executor",
+        "spark-role": "executor",
+    }  # fmt: skip
+    driver = {**STEP_LABELS, "spark-role": "driver"}
+    objects = render(VARIATIONS[SPARK])
+    spark = policy(objects, "ml-spark")
+    [[inside]] = [rule["from"] for rule in spark["ingress"]]
+    for selector in (spark["podSelector"], inside["podSelector"], spark["egress"][0]["to"][0]["podSelector"]):
+        assert selects(selector, driver)
+        assert selects(selector, executor)
+        assert not selects(selector, STEP_LABELS)
+        assert not selects(selector, {"spark-role": "driver"})
+    assert [port["port"] for port in spark["egress"][1]["ports"]] == [443, 6443]
+    assert peers(spark["egress"][2:], 5000)
+    assert any(
+        selects(peer["podSelector"], executor)
+        for peer in peers(policy(objects, "ml-mlflow")["ingress"], 5000)
+        if "podSelector" in peer
+    )
+    denial = policy(render({**VARIATIONS["laptop"], **VARIATIONS[SPARK]}), "ml-default-deny")["podSelector"]
+    assert selects(denial, executor)
 
 
 def test_mlflow_is_reached_by_steps_and_airflow_only(render: Render) -> None:

@@ -32,6 +32,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ({"airflow": {"serviceAccounts": []}}, "serviceAccounts"),
         ({"networkPolicies": {"egress": []}}, "egress"),
         ({"kueue": {"apiVersion": "v1"}}, "apiVersion"),
+        ({"spark": {"apiServerPorts": []}}, "apiServerPorts"),
     ],
 )
 def test_a_mistake_in_the_values_is_refused_by_name(

@@ -58,6 +58,16 @@ app.kubernetes.io/managed-by: airflow-ml-provider
 app.kubernetes.io/component: step
 {{- end -}}
 
+{{- /* Drivers and executors of steps, by the label that Spark gives them. */ -}}
+{{- define "airflow-ml.sparkSelector" -}}
+matchLabels:
+  app.kubernetes.io/managed-by: airflow-ml-provider
+matchExpressions:
+  - key: spark-role
+    operator: In
+    values: [driver, executor]
+{{- end -}}
+
 {{- /* (dict "image" .Values.mlflow.image "default" "0.1.0") */ -}}
 {{- define "airflow-ml.image" -}}
 {{- if .image.digest -}}

@@ -146,3 +146,29 @@ def test_other_readers_understand_the_table(step: StepContext, publish: Publish)
     some: Any = delta.to_pyarrow_table(partitions=[("ds", "=", "EWR x:1")])
     assert some.column("n").to_pylist() == [0]
     assert delta.vacuum(dry_run=True, retention_hours=0, enforce_retention_duration=False) == []
+
+
+def test_columns_whose_first_values_repeat_are_written_with_a_dictionary() -> None:
+    number = pl.Series("number", range(20_000))
+    frame = number.to_frame().select(
+        "number",
+        at=pl.lit(datetime.datetime(2013, 6, 1)) + pl.duration(seconds="number"),
+        few=pl.col("number") % 7,
+        name=pl.col("number").cast(pl.String),
+        kind=pl.lit("a kind"),
+        x=pl.col("number") / 7,
+        list=pl.concat_list("number", "number"),
+    )
+    kept: dict[str, bytes] = {}
+    rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    table_files.PartitionFiles(kept.__setitem__, None).write(
+        pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches())
+    )
+    (content,) = kept.values()
+    assert pl.read_parquet(content).equals(frame)
+    group = pq.ParquetFile(pa.BufferReader(content)).metadata.row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    ways = {column.path_in_schema.split(".")[0]: column.encodings for column in columns}
+    assert {name for name in ways if "RLE_DICTIONARY" in ways[name]} == {"few", "kind"}
+    # No encoding that a reader of Delta tables may not know.
+    assert {way for encodings in ways.values() for way in encodings} == {"PLAIN", "RLE", "RLE_DICTIONARY"}

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_ml_provider.contract.errors import InfrastructureError
-from airflow_ml_provider.steps.out_of_core import connect, scan
+from airflow_ml_provider.steps.laid_files import scan
+from airflow_ml_provider.steps.out_of_core import connect
 from airflow_ml_provider.steps.point_in_time import Facts, check_order, join
 
 START = datetime(2013, 6, 1)

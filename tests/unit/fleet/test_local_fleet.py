@@ -15,6 +15,24 @@ from airflow_ml_provider.contract.errors import UserCodeError
 from airflow_ml_provider.steps.__main__ import report
 from airflow_ml_provider.steps.fleet_work import as_result
 
+# Its import ends the process that imports it, the first time.
+FRAGILE = """
+import os
+import signal
+import sys
+from pathlib import Path
+
+NOTES = Path(__file__).parent / "starts"
+with NOTES.open("ab", buffering=0) as file:
+    file.write(b"once\\n")
+if "--worker" in sys.argv and len(NOTES.read_text().splitlines()) == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def alive(item):
+    return {"y": item["x"]}
+"""
+
 
 def test_every_item_runs_once_and_several_at_a_time(fleet: Fleet) -> None:
     spec = fleet.spec("together", items=numbers(4))
@@ -112,6 +130,23 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_doubled(fleet: Fleet
     assert fleet.calls() == {"0": 1, "1": 2, "2": 1, "3": 1, "4": 2, "5": 1}
     assert [found["y"] for found in fleet.results(fleet.spec("deadly", **given))] == list(range(6))
     assert {document.state for document in fleet.documents(fleet.spec("deadly", **given))} == {"done"}
+
+
+def test_a_worker_that_ends_before_it_is_ready_costs_no_item_a_try(fleet: Fleet) -> None:
+    (fleet.code / "fragile.py").write_text(FRAGILE)
+    given = {"items": numbers(2), "items_per_index": 2, "tries": 1}
+    result = fleet.done("fragile:alive", **given)
+    assert len(fleet.note("starts")) > 1
+    assert result.summary["done"] == 2
+    assert [record.tries for _, record in fleet.records(fleet.spec("fragile:alive", **given))] == [1, 1]
+
+
+def test_a_fleet_whose_workers_never_begin_ends(fleet: Fleet) -> None:
+    (fleet.code / "fragile.py").write_text(FRAGILE.replace("== 1", ">= 1"))
+    result = fleet.run("fragile:alive", items=numbers(1), parallelism=1)
+    assert result.failure is not None
+    assert result.failure.kind == "infrastructure"
+    assert "end before they begin" in result.failure.message
 
 
 def test_an_item_that_kills_each_worker_fails_and_the_others_are_done(fleet: Fleet) -> None:

@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 from raw_orders import HEADER, Bad, Ingest, Rows, write_packed
 
+from airflow_ml_provider.steps import reading
+
 UTC = datetime.UTC
 
 
@@ -196,3 +198,35 @@ def test_a_row_is_typed_the_same_whatever_stands_beside_it(ingest: Ingest, landi
     (landing / "a.csv").write_text(HEADER + "d1,1,1.0,\nd1, 2.0 ,x,\nd1,y, 3 ,\n")
     ingest(max_bad_rows=2)
     assert rows().rows() == alone
+
+
+@pytest.mark.parametrize("folder", ["plain", "day=d9", "with [brackets] and *"])
+@pytest.mark.parametrize("group", [300, 1_000_000])
+def test_parquet_is_read_the_same_by_row_groups_and_in_batches_wherever_it_lies(
+    ingest: Ingest, landing: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, folder: str, group: int
+) -> None:
+    monkeypatch.setattr(reading, "_PARQUET_ROWS", 100)
+    frame = pl.DataFrame({"id": range(1_000)}).with_columns(
+        day=pl.lit("d") + (pl.col("id") // 400).cast(pl.String),
+        amount=pl.when(pl.col("id") % 99 != 0).then(pl.col("id") / 2),
+        note=pl.lit("n"),
+    )
+    (landing / folder).mkdir()
+    frame.write_parquet(landing / folder / "a.parquet", row_group_size=group)
+    result = ingest(landing / folder / "a.parquet" if "*" not in folder else landing / folder)
+    assert result.status == "success", result.failure
+    expected = frame.select("day", "id", "amount", "note")
+    assert rows().equals(expected.sort(pl.all(), nulls_last=True))
+
+
+def test_parquet_with_a_damaged_row_group_is_named(ingest: Ingest, landing: Path) -> None:
+    path = landing / "a.parquet"
+    frame = pl.DataFrame({"day": ["d1"] * 5_000, "id": range(5_000), "amount": 1.0, "note": "n"})
+    frame.write_parquet(path, row_group_size=1_000)
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    result = ingest(path)
+    assert result.failure is not None
+    assert result.failure.kind == "data"
+    assert "a.parquet is truncated or damaged" in result.failure.message

@@ -78,7 +78,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[
 
 
 def reading(folder: Path) -> bool:
-    return any((folder / "scratch").glob("*/keys.arrow"))
+    return any((folder / "scratch").glob("*/keys/keys.arrow"))
 
 
 def publishing_bad_rows(folder: Path) -> bool:

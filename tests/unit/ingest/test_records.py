@@ -74,3 +74,12 @@ def test_a_lone_carriage_return_ends_a_line_as_it_ends_a_record() -> None:
     (block,) = records.blocks(io.BytesIO(b"a,b\rc,d\r\n\r\ne,f\n"), "f", b",")
     assert block.records.lines.tolist() == [1, 2, 4]
     assert [block.text(n) for n in range(3)] == ["a,b", "c,d", "e,f"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(text.map(lambda text: text[:-1]))
+@example(b'a,"b\nc","d')
+def test_a_block_ends_with_its_last_whole_record(data: bytes) -> None:
+    end, _ = records._whole_records(data, b",")
+    ends = records.record_ends(data, b",")
+    assert end == (ends[-1] if len(ends) else 0)

@@ -19,7 +19,8 @@ from test_code_and_credentials import permission_of
 
 from airflow_ml_provider import __version__
 from airflow_ml_provider.cli import main
-from airflow_ml_provider.compute.permissions import PERMISSIONS
+from airflow_ml_provider.compute import SparkKubernetesCompute
+from airflow_ml_provider.compute.permissions import PERMISSIONS, SPARK_PERMISSIONS
 from airflow_ml_provider.contract.documents import PROTOCOL
 from airflow_ml_provider.contract.store import local_path
 from airflow_ml_provider.steps import self_check
@@ -27,6 +28,7 @@ from airflow_ml_provider.steps import self_check
 PASSWORD = "pl4nted-s3cret"
 USER = "system:serviceaccount:default:airflow"
 EVERY = [(each.resource, verb) for each in PERMISSIONS for verb in each.verbs]
+ON_SPARK = SparkKubernetesCompute(image=IMAGE, service_account="spark", start_timeout=4)
 
 
 class Mlflow(BaseHTTPRequestHandler):
@@ -160,6 +162,35 @@ def test_a_missing_permission_is_named_with_the_rule_to_add(
     assert (missing["object"], missing["verb"], missing["namespace"]) == (resource, verb, NAMESPACE)
     assert f"{USER} may not {verb} {resource} in namespace 'ml'" in missing["what"]
     assert f'{{apiGroups: ["{group}"], resources: ["{resource}"], verbs: ["{verb}"]}}' in missing["todo"]
+
+
+@pytest.mark.parametrize("verb", SPARK_PERMISSIONS[0].verbs)
+def test_a_right_that_only_spark_needs_is_asked_for_with_spark_alone(
+    world: World, doctor: Doctor, verb: str
+) -> None:
+    world.cluster.forbid(verb, "sparkapplications")
+    assert not doctor("--no-pod")
+    [missing] = doctor("--no-pod", "--compute", f"{__name__}:ON_SPARK")["permissions"]
+    assert (missing["object"], missing["verb"]) == ("sparkapplications", verb)
+    assert (
+        f'{{apiGroups: ["sparkoperator.k8s.io"], resources: ["sparkapplications"], verbs: ["{verb}"]}}'
+        in missing["todo"]
+    )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_cluster_without_the_spark_operator_is_found_out_with_spark_alone(
+    world: World, doctor: Doctor, known: bool
+) -> None:
+    world.cluster.service_accounts.add((NAMESPACE, "spark"))
+    if not known:
+        message = "the server could not find the requested resource"
+        world.cluster.faults.add(path="/sparkapplications", status=404, message=message, times=None)
+    assert not doctor("--no-pod")
+    failed = doctor("--no-pod", "--compute", f"{__name__}:ON_SPARK")
+    assert list(failed) == ([] if known else ["Spark operator"])
+    if not known:
+        assert "install the Spark operator" in failed["Spark operator"][0]["todo"]
 
 
 def test_every_missing_permission_has_a_line_and_no_pod_is_tried(world: World, doctor: Doctor) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import TaskDeferred
 from on_cluster import IMAGE, NAMESPACE, World, fired
 from test_pods import finish
 from tries import ended_by_a_user
@@ -46,6 +47,17 @@ def test_a_fleet_is_one_indexed_job_and_one_pod_that_sums_up(world: World, defer
     assert job["spec"]["completions"] == 3
     assert len(world.pods_ever()) == 4
     world.cluster.until(lambda: not world.cluster.jobs(NAMESPACE) and not world.cluster.pods(NAMESPACE))
+
+
+def test_a_look_at_pods_that_may_still_start_asks_for_no_events(world: World) -> None:
+    world.cluster.node_capacity = {"cpu": 2, "memory": "4Gi", "pods": 10}
+    running = world.try_(fleet(world, compute={"resources": {"cpu": 1000}, "start_timeout": 60}))
+    running.deferred()
+    world.cluster.until(lambda: world.cluster.pods(NAMESPACE))
+    with pytest.raises(TaskDeferred):
+        running.leg({"phase": "fleet", "status": "look", "message": ""})
+    assert any("/pods" in request.path for request in world.cluster.requests)
+    assert not [request.path for request in world.cluster.requests if "/events" in request.path]
 
 
 def test_a_retry_after_the_worker_died_adopts_the_job(world: World) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from on_cluster import IMAGE, NAMESPACE, PLAIN, World, fired
-from test_code_and_credentials import PLANTED, READS_IT
+from test_code_and_credentials import PLANTED, READS_IT, permission_of
 from test_pods import RAISES, SLOW, finish, running
 from tries import ended_by_a_user
 
 from airflow_ml_provider.compute import KubernetesCompute, Launch, SparkKubernetesCompute
+from airflow_ml_provider.compute.permissions import needed_by
 from airflow_ml_provider.compute.spark_application import application_document, application_name
 from airflow_ml_provider.contract.errors import (
     ConfigError,
@@ -317,6 +318,18 @@ def test_a_missing_permission_is_named(world: World) -> None:
     with pytest.raises(ConfigError, match="refused to create sparkapplication") as failed:
         world.run(on_spark(world))
     assert 'resources: ["sparkapplications"], verbs: ["create"]' in str(failed.value)
+
+
+def test_nothing_is_asked_of_the_api_that_the_role_with_spark_does_not_grant(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {"conn_type": "generic", "host": "db", "login": "me", "password": PLANTED}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    world.run(on_spark(world, READS_IT, connections=["warehouse"]))
+    granted = {(each.group, each.resource, verb) for each in needed_by(CLUSTER) for verb in each.verbs}
+    asked = {permission_of(request) for request in world.cluster.requests}
+    assert ("sparkoperator.k8s.io", "sparkapplications", "patch") in asked
+    assert asked <= granted
 
 
 def test_credentials_are_a_secret_of_the_application_that_is_there_before_it_is_submitted(

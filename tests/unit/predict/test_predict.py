@@ -16,6 +16,7 @@ import pytest
 from deltalake import DeltaTable
 from model_world import FEATURE_HASH, World, feature_rows, start
 from predicting import prediction, without_time
+from threadpoolctl import threadpool_limits
 
 from airflow_ml_provider.contract.documents import StepSpec
 from airflow_ml_provider.contract.store import Store, local_path
@@ -54,14 +55,17 @@ def test_predictions_say_for_what_by_which_model_and_when(world: World) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_scores_are_those_of_the_model_whatever_the_size_of_a_batch(world: World, version: int) -> None:
+def test_scores_are_those_of_the_model_whatever_the_batches_and_threads(world: World, version: int) -> None:
     import mlflow
 
     scored = []
-    for rows in (7, 100_000):
-        world.done("predict", prediction(f"by_{rows}_{version}", version=version, batch_rows=rows))
+    # A file, which is a row group, has 200 rows.
+    for rows, threads in ((7, 2), (199, 1), (201, 2), (100_000, 2)):
+        with threadpool_limits(threads):
+            world.done("predict", prediction(f"by_{rows}_{version}", version=version, batch_rows=rows))
         scored.append(world.table(f"by_{rows}_{version}").sort("flight_id")["score"])
-    assert scored[0].to_list() == pytest.approx(scored[1].to_list(), abs=1e-12)
+    # To the last bit.
+    assert all(each.to_list() == scored[0].to_list() for each in scored[1:])
     # MLflow's own way of using the model agrees.
     mlflow.set_tracking_uri(world.mlflow)
     given = world.table("fresh").sort("flight_id").with_columns(pl.col("night").cast(pl.Float64)).to_pandas()

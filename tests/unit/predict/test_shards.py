@@ -37,6 +37,8 @@ def test_the_rows_are_the_same_for_any_number_of_shards_and_published_in_one_com
     result = world.done("predict", prediction("cut", shards=3, parallelism=2))
     assert without_time(world.table("cut")).equals(without_time(world.table("whole")))
     assert result.table.rows == result.metrics["rows"] == 800
+    # One prediction is made at one time, whenever its shards ran.
+    assert world.table("cut")["predicted_at"].n_unique() == 1
     # Its creation, and the publication.
     assert versions(world, "cut") == 1
 

@@ -12,3 +12,22 @@
     - {protocol: TCP, port: 443}
 {{- end }}
 {{- end -}}
+
+{{- /* What steps call: that, MLflow, and what the values name. */ -}}
+{{- define "airflow-ml.stepsEgress" -}}
+{{ include "airflow-ml.sharedEgress" . }}
+{{- if .Values.mlflow.enabled }}
+- to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .Release.Namespace }}
+      podSelector:
+        matchLabels:
+          {{- include "airflow-ml.selector" (dict "root" $ "component" "mlflow") | nindent 10 }}
+  ports:
+    - {protocol: TCP, port: 5000}
+{{- end }}
+{{- with .Values.networkPolicies.stepsExtraEgress }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
