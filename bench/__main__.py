@@ -44,8 +44,8 @@ def main() -> int:
             for row in module.rows(Scene(options.rows, options.n, folder)):
                 lines.append(line(row))
                 print(lines[-1], flush=True)
-            if options.write:
-                remember(REPOSITORY / "docs", name, lines, load)
+                if options.write:
+                    remember(REPOSITORY / "docs", name, lines, load)
     return 0
 
 
