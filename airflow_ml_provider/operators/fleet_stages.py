@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_ml_provider.compute.base import Compute, Launch
 from airflow_ml_provider.contract.arguments import FleetArguments
 from airflow_ml_provider.contract.fleet_ledger import Ledger, for_compute
+from airflow_ml_provider.operators import stages
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,7 +38,7 @@ def run(compute: Compute, launch: Launch, spec: StepSpec, store: Store, context:
     items_digest = arguments.items_digest or _planned_items(ledger, spec)
     if not items_digest:
         # The items are rows of a table, which is read where steps run.
-        _intend(store, spec, "plan")
+        stages.intend(store, spec, "fleet", "plan")
         _check_planned(compute.run(PlanLaunch.of(launch), context))
         items_digest = _planned_items(ledger, spec)
         if not items_digest:
@@ -48,7 +49,7 @@ def run(compute: Compute, launch: Launch, spec: StepSpec, store: Store, context:
         f"{plan.items:,}", f"{len(plan.indexes):,}", f"{len(plan.pending):,}",
     )  # fmt: skip
     if plan.pending:
-        _intend(store, spec, "indexes")
+        stages.intend(store, spec, "fleet", "indexes")
         compute.run_fleet(launch, for_compute(plan, arguments), context)
     return _sum_up(compute, launch, spec, store, context)
 
@@ -57,13 +58,12 @@ def resume(
     compute: Compute, launch: Launch, spec: StepSpec, store: Store, context: Context, event: Mapping[str, Any]
 ) -> Exit:
     """Carry on with what was intended when the compute deferred."""
-    found = store.read_json(_stage(spec)) or {}
-    intended = found.get("stage") if found.get("fingerprint") == spec.fingerprint else None
-    if intended == "plan":
+    stage = stages.intended(store, spec, "fleet")
+    if stage == "plan":
         _check_planned(compute.resume(PlanLaunch.of(launch), context, event))
         return run(compute, launch, spec, store, context)
     ended = compute.resume(launch, context, event)
-    if intended == "indexes":
+    if stage == "indexes":
         # However the Job ended: what came of its indexes stands in the ledger.
         return _sum_up(compute, launch, spec, store, context)
     return ended
@@ -89,7 +89,7 @@ class PlanLaunch(Launch):
 
 
 def _sum_up(compute: Compute, launch: Launch, spec: StepSpec, store: Store, context: Context) -> Exit:
-    _intend(store, spec, "sum up")
+    stages.intend(store, spec, "fleet", "sum up")
     return compute.run(launch, context)
 
 
@@ -102,12 +102,3 @@ def _planned_items(ledger: Ledger, spec: StepSpec) -> str:
 def _check_planned(ended: Exit) -> None:
     if ended.error is not None or ended.code:
         raise ended.failure("the fleet could not be planned", kept="nothing was run")
-
-
-def _intend(store: Store, spec: StepSpec, what: str) -> None:
-    """Write down what comes next, before it does: after a deferral another process carries on."""
-    store.write_json(_stage(spec), {"fingerprint": spec.fingerprint, "stage": what})
-
-
-def _stage(spec: StepSpec) -> str:
-    return f"runs/{spec.step_key}/fleet/stage.json"

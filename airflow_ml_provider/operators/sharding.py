@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.fleets import FleetPlan
 from airflow_ml_provider.contract.shards import Shards
+from airflow_ml_provider.operators import stages
 from airflow_ml_provider.operators.base import StepOperator
 from airflow_ml_provider.operators.fleet_stages import PlanLaunch, has_jobs
 
@@ -56,7 +57,7 @@ class ShardedStep(StepOperator):
         shards = Shards(store, spec, self.shards)
         if self.plans_each_try or shards.plan() is None:
             # What there is to cut is read where steps run.
-            _intend(store, spec, "plan")
+            stages.intend(store, spec, "shards", "plan")
             ended = compute.run(PlanLaunch.of(launch), context)
             if ended.error is not None or ended.code:
                 raise ended.failure("the shards could not be planned", kept="nothing was run")
@@ -69,14 +70,13 @@ class ShardedStep(StepOperator):
         """Carry on with what was intended when the compute deferred."""
         if self.shards == 1 or not has_jobs(compute):
             return compute.resume(launch, context, event)
-        found = store.read_json(_stage(spec)) or {}
-        intended = found.get("stage") if found.get("fingerprint") == spec.fingerprint else None
-        if intended == "plan":
+        stage = stages.intended(store, spec, "shards")
+        if stage == "plan":
             ended = compute.resume(PlanLaunch.of(launch), context, event)
             if ended.error is not None or ended.code:
                 raise ended.failure("the shards could not be planned", kept="nothing was run")
             return self._run_shards(compute, launch, spec, store, context)
-        if intended == "shards":
+        if stage == "shards":
             # However the Job ended: what came of the shards stands in the store.
             compute.resume(launch, context, event)
             return self._publish(compute, launch, spec, store, context)
@@ -102,7 +102,7 @@ class ShardedStep(StepOperator):
             log.info("%s shards, %s to run", f"{len(plan.shards):,}", f"{len(pending):,}")
             for number in pending:
                 shards.forget(number)
-            _intend(store, spec, "shards")
+            stages.intend(store, spec, "shards", "shards")
             name = shards.keep_pending(pending)
             # A failed shard fails the step: the others still run to their end, for the next try.
             compute.run_fleet(
@@ -119,14 +119,5 @@ class ShardedStep(StepOperator):
         plan = shards.plan()
         if plan is not None and (missing := shards.pending(plan)):
             raise shards.error(missing, len(plan.shards))
-        _intend(store, spec, "publish")
+        stages.intend(store, spec, "shards", "publish")
         return compute.run(launch, context)
-
-
-def _intend(store: Store, spec: StepSpec, what: str) -> None:
-    """Write down what comes next, before it does: after a deferral another process carries on."""
-    store.write_json(_stage(spec), {"fingerprint": spec.fingerprint, "stage": what})
-
-
-def _stage(spec: StepSpec) -> str:
-    return f"runs/{spec.step_key}/shards/stage.json"

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable, Schema, write_deltalake
+from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
@@ -24,6 +24,7 @@ from airflow_ml_provider.contract.partitions import Partitions
 from airflow_ml_provider.contract.store import Store, is_local, local_path, storage_failure
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import delta
+from airflow_ml_provider.steps.audited_rows import audited
 from airflow_ml_provider.steps.table_files import PartitionFiles
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def publish(
     counted = Counter(batches, target, partitions)
     reader = counted.reader()
     if suite:
-        reader = _audited(step, target, reader.cast(pa.schema(schema.to_arrow())), suite)
+        reader = audited(step, target, reader.cast(pa.schema(schema.to_arrow())), suite)
     uri, whole = step.store.table_uri(target.name), partitions is None
     table = delta.find_table(target.name, uri)
     if table is not None:
@@ -330,40 +331,6 @@ def batches_of(frame: pl.LazyFrame, rows: int = 100_000) -> pa.RecordBatchReader
             yield from chunk.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema).to_batches()
 
     return pa.RecordBatchReader.from_batches(schema, stream())
-
-
-def _audited(
-    step: StepContext, target: Table, batches: pa.RecordBatchReader, suite: str
-) -> pa.RecordBatchReader:
-    """Rows laid aside and found to be as the suite expects them, read again from there."""
-    from airflow_ml_provider.steps.validate import audit
-
-    uri = step.store.aside_uri(target.name, step.key)
-    # delta-rs reports an exception of the stream as a text; the exception itself is what people need.
-    raised: list[BaseException] = []
-
-    def watched() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from batches
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    try:
-        write_deltalake(
-            uri,
-            pa.RecordBatchReader.from_batches(batches.schema, watched()),
-            mode="overwrite",
-            schema_mode="overwrite",
-            storage_options=delta.storage_options(uri),
-        )
-    except Exception as error:
-        if raised:
-            raise raised[0] from None
-        raise storage_failure(f"lay aside rows of table {target.name!r} at", uri, error) from error
-    audit(step, suite, target, uri)
-    aside = DeltaTable(uri, storage_options=delta.storage_options(uri))
-    return pa.RecordBatchReader.from_stream(aside.to_pyarrow_dataset().scanner().to_reader())
 
 
 class Counter:
