@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -38,8 +39,10 @@ FLEETS = f"{OURS},app.kubernetes.io/component=fleet"
 # What the items' function does.
 BARE = """
 import os, time
-time.sleep({seconds})
-print({{"square": int(os.environ["JOB_COMPLETION_INDEX"]) ** 2}})
+first = int(os.environ["JOB_COMPLETION_INDEX"]) * {each}
+for n in range(first, min(first + {each}, {items})):
+    time.sleep({seconds})
+    print({{"square": n ** 2}})
 """
 _LOOK_EVERY = 1.0
 _PLAY_EVERY = 0.5
@@ -49,6 +52,7 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One measurement.
 
     :param kubernetes: fields of KubernetesCompute.
+    :param items_per_index: how many a pod runs, one after the other.
     :param simulated: fields of the Job's pods that are different, where its nodes only pretend to run them.
     :param code: the folder of the user's function.
     """
@@ -58,6 +62,7 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parallelism: int
     seconds: float
     code: str
+    items_per_index: int = 1
     simulated: dict[str, Any] = {}
 
     def compute(self) -> Simulated:
@@ -85,13 +90,13 @@ def read(path: str | Path) -> Given:
 
 
 def fleet(given: Given, begins: Callable[[Context], None]) -> DAG:
-    """A DAG of one fleet, an index for each item; ``begins`` is called whenever its task does."""
+    """A DAG of one fleet; ``begins`` is called whenever its task does."""
     with DAG("fleet_kubernetes") as dag:
         FleetOperator(
             task_id="fleet",
             function="squares:work",
             over=[{"n": number, "seconds": given.seconds} for number in range(given.items)],
-            items_per_index=1,
+            items_per_index=given.items_per_index,
             parallelism=given.parallelism,
             code=given.code,
             compute=given.compute(),
@@ -108,11 +113,15 @@ def run_bare(given: Given) -> float:
     compute = given.compute()
     # By this name it is found and removed like a fleet's.
     launch = Launch("bench-fleet-kubernetes-0011223344556677", "fleet", "file:///none")
-    plan = FleetPlan(given.items, given.parallelism, 2, given.items, "bare")
+    indexes = math.ceil(given.items / given.items_per_index)
+    plan = FleetPlan(indexes, given.parallelism, 2, indexes, "bare")
     job = job_document(compute.but(compute.of_job), launch, plan)
     job["metadata"]["labels"]["app.kubernetes.io/component"] = "bare"
     container = job["spec"]["template"]["spec"]["containers"][0]
-    container["args"] = ["-c", BARE.format(seconds=given.seconds)]
+    container["args"] = [
+        "-c",
+        BARE.format(seconds=given.seconds, items=given.items, each=given.items_per_index),
+    ]
     cluster = Cluster(compute)
     name = job["metadata"]["name"]
     began = time.perf_counter()
@@ -125,7 +134,7 @@ def run_bare(given: Given) -> float:
         time.sleep(_LOOK_EVERY)
     seconds = time.perf_counter() - began
     cluster.batch.delete_namespaced_job(name, cluster.namespace, propagation_policy="Background")
-    if progress.succeeded != given.items:
+    if progress.succeeded != indexes:
         sys.exit(f"the bare Job ended with {progress}")
     return seconds
 
@@ -155,11 +164,12 @@ def play_pods(given: Given) -> None:
         # The controller begins indexes in their order.
         begun = min(len(plan.pending), progress.succeeded + progress.failed + progress.active)
         for position in plan.pending[written:begun]:
-            item = items[position]
-            record = ItemRecord(
-                item_digest(item), "done", 1, given.seconds, result={"square": item["n"] ** 2}
-            )
-            ledger.write(IndexDocument(plan.indexes[position], position, "done", 1, items=(record,)))
+            first = position * plan.items_per_index
+            records = [
+                ItemRecord(item_digest(item), "done", 1, given.seconds, result={"square": item["n"] ** 2})
+                for item in items[first : first + plan.items_per_index]
+            ]
+            ledger.write(IndexDocument(plan.indexes[position], position, "done", 1, items=tuple(records)))
         written = max(written, begun)
         if progress.over:
             return

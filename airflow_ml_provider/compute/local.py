@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 from airflow_ml_provider.compute.base import Compute, Exit, Launch
 from airflow_ml_provider.compute.output import Output
 from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
+from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,7 +56,16 @@ class LocalCompute(Compute):
 
     def run(self, launch: Launch, context: Context) -> Exit:
         """Run the step; its output goes to the task log line by line."""
-        process = self._start(launch)
+        wanted = dict(self.environment).get("TMPDIR")
+        scratch = tempfile.mkdtemp(prefix="step-", dir=wanted if wanted and Path(wanted).is_dir() else None)
+        try:
+            return self._run(launch, scratch)
+        finally:
+            # Whatever the step laid down, also when it was killed.
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _run(self, launch: Launch, scratch: str) -> Exit:
+        process = self._start(launch, scratch)
         _running[launch.step_key] = process
         output = Output()
         try:
@@ -81,7 +93,7 @@ class LocalCompute(Compute):
             log.info("ending the %s step %s", launch.verb, launch.step_key)
             _end(process)
 
-    def _start(self, launch: Launch) -> subprocess.Popen[bytes]:
+    def _start(self, launch: Launch, scratch: str) -> subprocess.Popen[bytes]:
         # -P: nothing is imported from the working directory by accident.
         command = [self.python or sys.executable, "-P", *launch.arguments, "--end-with-parent"]
         try:
@@ -89,7 +101,7 @@ class LocalCompute(Compute):
             # kernel closes it when this process ends, even by kill -9.
             return subprocess.Popen(
                 command,
-                env=self._environment(launch),
+                env={**self._environment(launch), SCRATCH: scratch},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -39,6 +39,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from airflow_ml_provider.contract.errors import MLError, TransientError, UserCodeError
+from airflow_ml_provider.contract.scratch import new_folder
 from airflow_ml_provider.contract.store import Store, is_local, join, local_path
 
 KEPT = 2
@@ -221,7 +222,7 @@ class Checkpoint:
 
     def _local(self, purpose: str) -> Path:
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+            self._scratch = new_folder("checkpoint-")
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self._scratch))

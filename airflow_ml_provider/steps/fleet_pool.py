@@ -61,7 +61,7 @@ class Pool:
         self._together = together
         self._folder = step.scratch / "together"
         laid_down = {} if together is None else {TOGETHER: str(self._folder)}
-        self._environment = {**environment_of(self._size), **laid_down}
+        self._environment = {**environment_of(self._size, step.scratch), **laid_down}
         self._most_failed = failures_before_stopping(arguments.max_failed, plan.items)
         self._waiting = deque(plan.pending)
         self._attempts: dict[int, int] = {}

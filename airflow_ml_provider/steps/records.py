@@ -24,6 +24,7 @@ BLOCK_BYTES = 4 << 20
 # A quoted value that is not closed within this is taken to be an error of its line.
 _MOST_RECORD = 16 << 20
 _RAW_CHARACTERS = 2_000
+_PIECE = 1 << 18
 _NEWLINE, _RETURN, _QUOTE = b"\n"[0], b"\r"[0], b'"'[0]
 
 Offsets = npt.NDArray[np.int64]
@@ -197,9 +198,14 @@ def _ends_by_parity(data: bytes, delimiter: bytes) -> Offsets | None:
     quotes = _quotes(data, delimiter)
     if quotes is None:
         return None
-    newlines: Offsets = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE) + 1
+    newlines = _places(data, _NEWLINE) + 1
     outside: npt.NDArray[np.bool_] = np.searchsorted(quotes, newlines) % 2 == 0
     return newlines if outside.all() else newlines[outside]
+
+
+def quoted_as_told(data: bytes, delimiter: bytes) -> bool:
+    """Whether quotes are as RFC 4180 has them, so that every reader of CSV understands them alike."""
+    return b'"' not in data or _quotes(data, delimiter) is not None
 
 
 def _quotes(data: bytes, delimiter: bytes) -> Offsets | None:
@@ -209,7 +215,7 @@ def _quotes(data: bytes, delimiter: bytes) -> Offsets | None:
     a field's end or a quote: then, from left to right, every second quote closes what the one before opened.
     """
     text = np.frombuffer(data, np.uint8)
-    quotes = np.flatnonzero(text == _QUOTE)
+    quotes = _places(data, _QUOTE)
     edge = np.zeros(256, bool)
     edge[[delimiter[0], _NEWLINE, _RETURN, _QUOTE]] = True
     # The text's own begin and end are edges, too.
@@ -238,6 +244,16 @@ def _record(delimiter: bytes) -> re.Pattern[bytes]:
     return re.compile(value + rb"(?:" + mark + value + rb")*+(?:\r\n|\n|\r(?!\Z))")
 
 
+def _places(data: bytes, character: int) -> Offsets:
+    """Where a character is; looked for piece by piece, as what is in between then stays in the processor's cache."""
+    text = np.frombuffer(data, np.uint8)
+    found = [
+        np.flatnonzero(text[start : start + _PIECE] == character) + start
+        for start in range(0, len(text), _PIECE)
+    ]
+    return np.concatenate(found) if found else np.array([], np.int64)
+
+
 def _has_lone_return(data: bytes) -> bool:
     # The last byte is left out: its line feed may come with the next block.
     return b"\r" in data and data.count(b"\r", 0, -1) != data.count(b"\r\n")
@@ -246,9 +262,9 @@ def _has_lone_return(data: bytes) -> bool:
 def _line_ends(data: bytes) -> Offsets:
     """Offsets behind the ends of lines; a lone carriage return ends one too."""
     text = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(text == _NEWLINE) + 1
+    ends = _places(data, _NEWLINE) + 1
     if _has_lone_return(data):
-        returns = np.flatnonzero(text[:-1] == _RETURN)
+        returns = _places(data[:-1], _RETURN)
         lone = returns[text[returns + 1] != _NEWLINE] + 1
         ends = np.union1d(ends, lone)
     return ends

@@ -8,16 +8,16 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from pathlib import Path
 
 import msgspec
 
 from airflow_ml_provider.contract.documents import Failure, StepResult, StepSpec, read_result, read_spec
 from airflow_ml_provider.contract.errors import InfrastructureError, MLError
+from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
+from airflow_ml_provider.contract.scratch import new_folder_of
 from airflow_ml_provider.contract.store import Store, is_local, local_path
 from airflow_ml_provider.steps import shipped_code
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext, log
@@ -97,6 +97,9 @@ def end_with_parent() -> None:
         except OSError:
             pass
         log.error("the process that started this step is gone; ending")
+        if folder := os.environ.get(SCRATCH):
+            # It would have removed it.
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(InfrastructureError.exit_code)
 
     threading.Thread(target=wait, daemon=True, name="parent-watch").start()
@@ -114,7 +117,7 @@ def set_seeds(seed: int) -> None:
 
 
 def _attempt(spec: StepSpec, ending: Ending, *, verify: bool = False) -> StepResult:
-    scratch = ending.scratch = Path(tempfile.mkdtemp(prefix=f"{spec.step_key[:40]}-"))
+    scratch = ending.scratch = new_folder_of(spec.step_key)
     step = None
     try:
         spec = shipped_code.laid_down(spec, scratch)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_ml_provider.contract.arguments import SearchArguments
 from airflow_ml_provider.contract.errors import InfrastructureError
+from airflow_ml_provider.contract.scratch import new_folder_of
 from airflow_ml_provider.contract.search_ledger import SearchLedger, TrialRecord
 from airflow_ml_provider.steps import shipped_code
 from airflow_ml_provider.steps.context import StepContext, log
@@ -104,7 +103,7 @@ def run_worker(spec: StepSpec, pipes: str) -> int:
 def _step(spec: StepSpec) -> Iterator[tuple[StepContext, SearchArguments]]:
     arguments = spec.typed_arguments()
     assert isinstance(arguments, SearchArguments)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{spec.step_key[:40]}-"))
+    scratch = new_folder_of(spec.step_key)
     try:
         yield StepContext(shipped_code.laid_down(spec, scratch), scratch), arguments
     finally:

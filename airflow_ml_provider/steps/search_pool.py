@@ -49,6 +49,7 @@ class Pool:
         self._selector = selectors.DefaultSelector()
         self._in_vain = 0
         self._spec = spec_for_workers(step)
+        self._environment = environment_of(self._size, step.scratch)
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +104,7 @@ class Pool:
                     tell(lost(task.number, task.tries, f"a worker {how}"))
 
     def _start(self, bars: Bars | None) -> None:
-        worker = _Worker.start("search", self._spec, environment_of(self._size))
+        worker = _Worker.start("search", self._spec, self._environment)
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         self._workers.append(worker)
         worker.send(Task(bars=bars))

@@ -27,7 +27,7 @@ def run(step: StepContext, numbers: Sequence[int], parallelism: int) -> None:
     """
     spec = spec_for_workers(step)
     at_once = max(1, min(parallelism, processors(), len(numbers)))
-    environment = environment_of(at_once)
+    environment = environment_of(at_once, step.scratch)
     waiting, running = deque(numbers), list[subprocess.Popen[bytes]]()
     hopeless = False
     with step.progress("shards", len(numbers)) as progress:

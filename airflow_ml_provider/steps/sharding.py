@@ -11,18 +11,17 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from airflow_ml_provider.contract.arguments import Arguments
 from airflow_ml_provider.contract.documents import Failure, StepSpec
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, ConfigError, InfrastructureError, MLError
+from airflow_ml_provider.contract.scratch import new_folder_of
 from airflow_ml_provider.contract.shards import ShardPlan, ShardResult, Shards
 from airflow_ml_provider.steps import runner, shard_pool, shipped_code, spark_session
 from airflow_ml_provider.steps.context import Skipped, StepContext, log
@@ -164,7 +163,7 @@ def _verb(spec: StepSpec) -> Shardable:
 
 @contextmanager
 def _step(spec: StepSpec) -> Iterator[StepContext]:
-    scratch = Path(tempfile.mkdtemp(prefix=f"{spec.step_key[:40]}-"))
+    scratch = new_folder_of(spec.step_key)
     try:
         yield StepContext(shipped_code.laid_down(spec, scratch), scratch)
     except Skipped as reason:

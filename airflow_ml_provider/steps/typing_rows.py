@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.schema import Column, Schema
 from airflow_ml_provider.steps.reading import RawBatch
 from airflow_ml_provider.steps.records import BadRow, Offsets
+from airflow_ml_provider.steps.timestamps import whole_timestamps
 from airflow_ml_provider.steps.unpacking import UNPUBLISHED
 
 TYPES: dict[str, pl.DataType] = {
@@ -121,16 +121,8 @@ def _comparable(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
 
 
 def _whole_timestamps(text: pl.Series) -> pl.Series | None:
-    """All values at once, ten times as fast, if each has a date, a time with seconds and an offset."""
-    length = text.str.len_bytes()
-    # Of these lengths are also times without seconds.
-    if ((length < 20) | (length == 21) | (length == 22)).any():
-        return None
-    try:
-        typed = pc.cast(text.to_arrow(compat_level=pl.CompatLevel.oldest()), pa.timestamp("us", "UTC"))
-    except pa.ArrowInvalid:
-        return None
-    return pl.Series(text.name, typed)
+    typed = whole_timestamps(text.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    return None if typed is None else pl.Series(text.name, typed)
 
 
 def _quick_timestamp(text: pl.Expr) -> pl.Expr:
@@ -202,11 +194,17 @@ def _wrong(given: pl.Series, typed: pl.Series, column: Column) -> list[tuple[str
         found.append((f"is not {_A[column.type]}", (typed.is_null() & given.is_not_null()).arg_true()))
     if not column.nullable and given.null_count():
         found.append(("", given.is_null().arg_true()))
-    if column.minimum is not None and (low := typed < column.minimum).any():
-        found.append((f"is below the minimum {column.minimum:g}", low.arg_true()))
-    if column.maximum is not None and (high := typed > column.maximum).any():
-        found.append((f"is above the maximum {column.maximum:g}", high.arg_true()))
+    low, high = _bounds(typed) if column.minimum is not None or column.maximum is not None else (None, None)
+    if column.minimum is not None and low is not None and low < column.minimum:
+        found.append((f"is below the minimum {column.minimum:g}", (typed < column.minimum).arg_true()))
+    if column.maximum is not None and high is not None and not high <= column.maximum:
+        found.append((f"is above the maximum {column.maximum:g}", (typed > column.maximum).arg_true()))
     return found
+
+
+def _bounds(typed: pl.Series) -> tuple[Any, Any]:
+    """The smallest and the largest value, which are found in less time than each is compared; NaN is the largest."""
+    return typed.min(), typed.nan_max() if typed.dtype.is_float() else typed.max()
 
 
 def _faults(
@@ -216,6 +214,8 @@ def _faults(
     faults = []
     for column, what, rows in found:
         places = rows.to_list()
+        if not places:
+            continue
         if not what:
             reason = f"{column.name}: missing, and declared as not nullable"
             faults.append(_Fault(column.name, places, [reason] * len(places)))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
+
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
 
@@ -26,11 +28,15 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def environment_of(workers: int) -> dict[str, str]:
-    """The environment of one of so many workers: their share of the threads, and no index of a Job."""
+def environment_of(workers: int, scratch: Path) -> dict[str, str]:
+    """The environment of one of so many workers: their share of the threads, and no index of a Job.
+
+    :param scratch: the step's; what they lay down is removed with it, since they may be killed.
+    """
     threads = str(max(1, processors() // workers))
     environment = {**dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1", **os.environ}
     environment.pop("JOB_COMPLETION_INDEX", None)
+    environment[SCRATCH] = str(scratch)
     return environment
 
 

@@ -10,7 +10,7 @@ elsewhere::
 
 ``kubernetes`` holds fields of KubernetesCompute; the store is reached by the pods and by this machine under the same
 address. The namespace exists, and nothing else of us is in it. Items sleep, so that what is compared does not depend
-on how many processors the nodes have; an index has one item, and each pod of ours reads its item and writes the ledger.
+on how many processors the nodes have; each pod of ours reads its items and writes the ledger.
 
 ``simulated``, if there is such an entry, is for more pods than the cluster has room for, on nodes that only pretend to
 run them (kwok): their part, the ledger, is played by a process of the benchmark, so that the row shows the control
@@ -35,6 +35,7 @@ from bench.scene import REPOSITORY, Scene
 CONFIGURATION = "BENCH_CLUSTER"
 SECONDS = 20.0
 SIMULATED_SECONDS = 2.0
+SIMULATED_ITEMS_PER_POD = 5
 CODE = """
 import time
 
@@ -101,15 +102,17 @@ def rows(scene: Scene) -> Iterator[Row]:
     )  # fmt: skip
     if configured.simulated is None:
         return
-    items = max(100, scene.rows // 500)
-    parallelism = configured.simulated.parallelism
+    items, parallelism = max(100, scene.rows // 500), configured.simulated.parallelism
+    what = (
+        f"{items:,} items on simulated nodes, {SIMULATED_ITEMS_PER_POD} a pod, {parallelism:,} pods at once"
+    )
     given |= {
         "items": items, "parallelism": parallelism, "seconds": SIMULATED_SECONDS,
-        "simulated": configured.simulated.pods,
+        "items_per_index": SIMULATED_ITEMS_PER_POD, "simulated": configured.simulated.pods,
     }  # fmt: skip
     yield _measured(
         scene, "simulated", configured.store, given, 1,
-        f"fleet on Kubernetes: {items:,} items on simulated nodes, {parallelism:,} pods at once",
+        f"fleet on Kubernetes: {what}",
         "no pod runs but the one that sums up: the rest writes its ledger through a stand-in",
     )  # fmt: skip
 

@@ -9,17 +9,21 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+# Before any test: its import sets logging up anew, and so takes away what looks at the log.
+import airflow.sdk.execution_time.task_runner  # noqa: F401
 import psutil
 import pytest
 
 from airflow_ml_provider.compute import Exit, Launch, LocalCompute
 from airflow_ml_provider.contract.errors import ConfigError, InfrastructureError
+from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
 
 MakeScript = Callable[[str], LocalCompute]
 LAUNCH = Launch("a-step", "ingest", "file:///spec.json")
@@ -73,6 +77,26 @@ def test_every_line_reaches_the_log_in_order(script: MakeScript, caplog: pytest.
     assert ended.last_lines.splitlines()[-2] == "line 19999"
 
 
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
+def test_what_a_step_lays_down_is_removed_however_it_ends(
+    script: MakeScript, end: str, tmp_path: Path
+) -> None:
+    compute = script(f"""
+        import os
+        folder = os.environ["{SCRATCH}"]
+        open(folder + "/rows", "w").write("many")
+        print(folder, flush=True)
+        {end}
+    """)
+    folder = Path(compute.run(LAUNCH, {}).last_lines.splitlines()[0])
+    assert folder.parent == Path(tempfile.gettempdir())
+    assert not folder.exists()
+    elsewhere = LocalCompute(compute.python, {"TMPDIR": str(tmp_path)})
+    folder = Path(elsewhere.run(LAUNCH, {}).last_lines.splitlines()[0])
+    assert folder.parent == tmp_path
+    assert not folder.exists()
+
+
 def test_a_steps_own_log_lines_keep_their_level(script: MakeScript, caplog: pytest.LogCaptureFixture) -> None:
     compute = script('print("2026-01-02 03:04:05,678 WARNING mind this")')
     with caplog.at_level(logging.INFO, "airflow_ml_provider.compute.local"):
@@ -96,7 +120,9 @@ def test_the_step_gets_credentials_and_code_and_none_of_airflows_secrets(
     launch = Launch("a-step", "train", "spec", ("/code/one", "/code/two"), {"MLFLOW_TRACKING_TOKEN": "given"})
     assert compute.run(launch, {}).code == 0
     seen = json.loads(told.read_text())
-    assert not [name for name in seen if re.match(r"_?AIRFLOW_", name) and name != "AIRFLOW_CTX_DAG_ID"]
+    assert not [
+        name for name in seen if re.match(r"_?AIRFLOW_", name) and name not in ("AIRFLOW_CTX_DAG_ID", SCRATCH)
+    ]
     assert "hidden" not in told.read_text()
     assert seen["MLFLOW_TRACKING_TOKEN"] == "given"
     assert seen["PYTHONPATH"].split(os.pathsep) == ["/code/one", "/code/two", "/of/the/worker"]

@@ -12,6 +12,7 @@ import pytest
 from fleet_world import Fleet, numbers
 
 from airflow_ml_provider.contract.errors import UserCodeError
+from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
 from airflow_ml_provider.steps.__main__ import report
 from airflow_ml_provider.steps.fleet_work import as_result
 
@@ -44,6 +45,17 @@ def test_every_item_runs_once_and_several_at_a_time(fleet: Fleet) -> None:
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert len(fleet.note("pids")) == 4
+
+
+def test_workers_which_are_killed_at_the_end_leave_nothing_on_local_disk(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv(SCRATCH, str(scratch))
+    fleet.done("together", items=numbers(4))
+    assert len(fleet.note("pids")) == 4
+    assert list(scratch.iterdir()) == []
 
 
 def test_an_item_gets_itself_its_parameters_and_a_seed_of_its_own(fleet: Fleet) -> None:
