@@ -33,7 +33,7 @@ class PredictOperator(ShardedStep):
     :param table: feature rows: a Table, its name, or an upstream step's ``.output``. (templated)
     :param publish: the table of predictions.
     :param partitions: which partitions to predict; all of them when empty. (templated)
-    :param batch_rows: how many rows are in memory at a time.
+    :param batch_rows: how many rows are scored together; a few batches are in memory at a time.
     :param suite: a Great Expectations suite that predictions must pass before anybody sees them. (templated)
     :param challengers: models that score the same rows in the same pass, into the column ``shadow``; one that
         does not exist or fails is left out with a warning. (templated)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 import polars as pl
 
@@ -14,6 +13,7 @@ from airflow_ml_provider.contract.assignment import DIGITS, SEPARATOR
 from airflow_ml_provider.contract.errors import DataError
 
 if TYPE_CHECKING:
+    import duckdb
     from numpy.typing import NDArray
 
 
@@ -36,6 +36,9 @@ def assign(rows: pl.DataFrame, key: Sequence[str], shares: Mapping[str, float], 
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
+    # Most predictions are of one model, and need none of it.
+    import duckdb
+
     # Opened once: that takes longer than a batch. On one thread rows keep their order by themselves.
     return duckdb.connect(config={"threads": 1})
 

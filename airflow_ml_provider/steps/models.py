@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,14 @@ class ScoringModel:
                 "mostly comes from a missing feature that it cannot take",
             )
         return found
+
+    def on_threads(self, threads: int) -> ScoringModel | None:
+        """The same model for several threads that ask it at once; None where its library does not allow that.
+
+        :param threads: that the library itself may use for one of them.
+        """
+        flavor = self.flavor.on_threads(threads)
+        return None if flavor is None else replace(self, flavor=flavor)
 
 
 @dataclass(frozen=True)

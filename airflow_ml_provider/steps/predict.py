@@ -123,14 +123,18 @@ def _outcome(
 ) -> Outcome:
     rows = step.read(arguments.publish.at(published.version)).lazy(partitions)
     by = ["variant"] if arguments.split else ["model_name", "model_version"]
-    facts = rows.group_by(by).agg(rows=pl.len(), mean_score=pl.mean("score"))
+    score = pl.col("score")
+    facts = rows.group_by(by).agg(
+        rows=pl.len(), mean_score=score.mean(), scored=score.count(), total=score.sum()
+    )
+    found = facts.sort(by).collect(engine="streaming")
     counted = {
         "/".join(str(row[name]) for name in by): {
             "rows": row["rows"],
             # A family may leave all rows of a partition without a score.
             "mean_score": None if row["mean_score"] is None else round(row["mean_score"], 6),
         }
-        for row in facts.sort(by).collect(engine="streaming").iter_rows(named=True)
+        for row in found.iter_rows(named=True)
     }
     # A version whose partitions have no rows has no challenger beside it.
     expected = {
@@ -149,7 +153,8 @@ def _outcome(
         "left_out": challengers.left_out,
     }
     last = parts[-1].scorers[0].registered
-    mean = rows.select(pl.mean("score")).collect(engine="streaming").item()
+    total, scored = found.select(pl.sum("total"), pl.sum("scored")).row(0)
+    mean = total / scored if scored else None
     one = len(parts) == 1 and not arguments.split
     summary: dict[str, Any] = {
         "model": "; ".join(_said(model, one=one) for model in verdict["models"]),

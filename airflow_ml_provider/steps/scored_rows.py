@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from airflow_ml_provider.contract.features import FEATURE_HASH
-from airflow_ml_provider.steps import scoring, versions
+from airflow_ml_provider.steps import scoring, threads, versions
 from airflow_ml_provider.steps.assignment import assign
 from airflow_ml_provider.steps.shadow import SHADOW, TYPE
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.models import ScoringModel
     from airflow_ml_provider.steps.scorers import Part, Scorer
     from airflow_ml_provider.steps.shadow import Challengers
+    from airflow_ml_provider.steps.versions import Registered
 
 _UTC = pl.Datetime("us", "UTC")
 _CONTRIBUTIONS = pl.List(pl.Struct({"feature": pl.String, "contribution": pl.Float64}))
@@ -74,18 +76,17 @@ class ScoredRows:
         }
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """The rows, a batch in memory at a time.
+        """The rows, a few batches in memory at a time.
 
         :raises ChallengerFailed: a challenger failed on them, and is left out from now on.
         """
-        now = pl.lit(self.at, _UTC).alias("predicted_at")
         columns = list(self.schema)
         with self.step.progress("rows", self.rows.rows) as progress:
-            for batch in self._batches(now, columns):
+            for batch in self._batches(columns):
                 yield batch
                 progress.advance(batch.height)
 
-    def _batches(self, now: pl.Expr, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    def _batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         for part in self.parts:
             loaded = {
                 each.variant: (each, versions.fetch(self.step, each.registered)) for each in part.scorers
@@ -94,13 +95,43 @@ class ScoredRows:
                 self.challengers.beside([each.registered for each in part.scorers])
             )
             models = [model for _, model in loaded.values()] + [model for _, model in beside]
-            for batch in scoring.table_batches(
+            batches = scoring.table_batches(
                 self.step, self.rows.table, part.partitions, models, self.keep, self.arguments.batch_rows
-            ):
-                frame = self._scored(batch, loaded).with_columns(now)
-                if self.arguments.challengers:
-                    frame = frame.with_columns(self.challengers.scores(batch, beside))
-                yield frame.select(columns)
+            )
+            alone = self._on_threads(loaded)
+            finished = partial(self._finished, loaded=alone or loaded, beside=beside, columns=columns)
+            if alone is None:
+                yield from map(finished, batches)
+            else:
+                yield from threads.in_order(partial(finished, batch) for batch in batches)
+
+    def _finished(
+        self,
+        batch: pl.DataFrame,
+        loaded: Mapping[str, tuple[Scorer, ScoringModel]],
+        beside: list[tuple[Registered, ScoringModel]],
+        columns: Sequence[str],
+    ) -> pl.DataFrame:
+        """Some rows as they are published."""
+        frame = self._scored(batch, loaded).with_columns(pl.lit(self.at, _UTC).alias("predicted_at"))
+        if self.arguments.challengers:
+            frame = frame.with_columns(self.challengers.scores(batch, beside))
+        return frame.select(columns)
+
+    def _on_threads(
+        self, loaded: Mapping[str, tuple[Scorer, ScoringModel]]
+    ) -> Mapping[str, tuple[Scorer, ScoringModel]] | None:
+        """The one model that scores all rows, if it can score several batches at once.
+
+        Threads that share a batch wait for the last of them; with a batch each, none waits.
+        """
+        arguments = self.arguments
+        if arguments.split or arguments.challengers or arguments.explain:
+            return None
+        ((variant, (scorer, model)),) = loaded.items()
+        of_each = -(-threads.processors() // threads.available())
+        found = model.on_threads(of_each)
+        return None if found is None else {variant: (scorer, found)}
 
     def _scored(self, batch: pl.DataFrame, loaded: Mapping[str, tuple[Scorer, ScoringModel]]) -> pl.DataFrame:
         """Each row with the score of the one model that is its own, in the batch's order."""

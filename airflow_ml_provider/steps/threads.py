@@ -19,10 +19,14 @@ _LOOK_EVERY = 0.5
 _END = object()
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available() -> int:
     """How many threads to work with: the processors that this process may use, but a few at most."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, _MOST_THREADS)
+    return min(processors(), _MOST_THREADS)
 
 
 def in_order(work: Iterable[Callable[[], _Done]]) -> Iterator[_Done]:

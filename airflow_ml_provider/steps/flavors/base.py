@@ -58,6 +58,13 @@ class Flavor:
         """
         raise NotImplementedError
 
+    def on_threads(self, threads: int) -> Flavor | None:
+        """The flavor for a model that several threads ask at once; None where the library does not allow that.
+
+        :param threads: that the library itself may use for one of them.
+        """
+        return None
+
     def inexplicable(self, model: Any, features: int, *, background: bool = False) -> str:
         """Why a model gives no contributions; empty if it gives them.
 

@@ -29,6 +29,10 @@ class LightGBM(Flavor):
     name = "lightgbm"
     file = "model.lgb"
 
+    def __init__(self, threads: int = 0) -> None:
+        # For one prediction; 0: as many as there are processors.
+        self._threads = threads
+
     def native(self, model: Any) -> Any:
         return getattr(model, "booster_", model)
 
@@ -48,8 +52,12 @@ class LightGBM(Flavor):
 
     def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
         # Threads that wait for each other cost more than so few rows do; a row's score is the same.
-        threads = 1 if rows.height < _FEW_ROWS else 0
+        threads = 1 if rows.height < _FEW_ROWS else self._threads
         return np.asarray(model.predict(self._given(model, rows), num_threads=threads), np.float64)
+
+    def on_threads(self, threads: int) -> Flavor:
+        # Its boosters hold a lock that predictions share.
+        return LightGBM(threads)
 
     def inexplicable(self, model: Any, features: int, *, background: bool = False) -> str:
         return _described(model)[0]

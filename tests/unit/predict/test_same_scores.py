@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import lightgbm
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from airflow_ml_provider.steps.contributions import contributions_column
 from airflow_ml_provider.steps.flavors import flavor_of
 from airflow_ml_provider.steps.models import Inputs, ScoringModel, repeatable_arithmetic
+from airflow_ml_provider.steps.threads import in_order
 
 FEATURES = [f"f{number}" for number in range(20)]
 
@@ -40,6 +43,29 @@ def test_scores_do_not_depend_on_how_rows_are_cut_into_batches(model: Any, rows:
             few = rows.head(40 * size)
             cut = np.concatenate([scoring.scores(batch) for batch in few.iter_slices(size)])
             assert (cut == whole[: few.height]).all(), size
+
+
+# LightGBM scores fewer rows than the last size on one thread in any case.
+@pytest.mark.parametrize(("size", "threads"), [(7, 1), (1_000, 1), (20_000, 1), (20_000, 2)])
+def test_scores_of_batches_that_are_scored_at_once_are_those_of_one_after_the_other(
+    size: int, threads: int, rows: pl.DataFrame
+) -> None:
+    label = (rows["f0"] + rows["f1"] > 1).to_numpy().astype(int)
+    data = lightgbm.Dataset(rows.to_numpy(), label, feature_name=FEATURES)
+    booster = lightgbm.train({"objective": "binary", "verbose": -1}, data, 20)
+    scoring = ScoringModel("delays/1", flavor_of(booster), booster, Inputs(tuple(FEATURES), frozenset()))
+    at_once = scoring.on_threads(threads)
+    assert at_once is not None
+    many = pl.concat([rows] * -(-20 * size // rows.height)).head(20 * size).sort("f2", "f3")
+    found = list(in_order(partial(at_once.scores, batch) for batch in many.iter_slices(size)))
+    assert len(found) == 20
+    assert (np.concatenate(found) == scoring.scores(many)).all()
+
+
+def test_a_model_is_not_asked_by_several_threads_unless_its_library_allows_that(rows: pl.DataFrame) -> None:
+    fitted = LogisticRegression().fit(rows.to_numpy(), (rows["f0"] > 0.5).to_numpy())
+    inputs = Inputs(tuple(FEATURES), frozenset())
+    assert ScoringModel("delays/1", flavor_of(fitted), fitted, inputs).on_threads(1) is None
 
 
 def test_contributions_do_not_depend_on_how_rows_are_cut_into_batches(rows: pl.DataFrame) -> None:
