@@ -119,7 +119,8 @@ def _compared(scene: Scene, uri: str) -> Iterator[Row]:
         ours, theirs = in_turn(
             partial(predicted, scene, kind, few, uri),
             partial(by_mlflow, scene, kind, few),
-            scene.repeats,
+            # It takes minutes.
+            1,
         )
         yield Row(
             f"predict {few:,} rows x 20 features, {name}",
