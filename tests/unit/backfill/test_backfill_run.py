@@ -111,6 +111,15 @@ def test_a_dag_that_is_paused_meanwhile_gets_no_further_runs(
     assert len(airflow.posts) == len(DAYS)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests were started in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_backfill_leaves_its_runs_and_goes_on_when_asked(
     airflow: SmallAirflow, backfill: Command, number: signal.Signals
