@@ -32,6 +32,8 @@ def test_a_table_is_predicted_that_is_larger_than_the_memory_allowed(
 ) -> None:
     # Arrow's own allocator reserves a gigabyte that it does not use, and the limit counts that.
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # So does the C library for each thread.
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     few = feature_rows(days=1, rows_a_day=1_000, labels=False).with_columns(
         pl.col("flight_id").cast(pl.String)
     )
