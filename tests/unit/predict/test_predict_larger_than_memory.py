@@ -16,7 +16,7 @@ from predicting import prediction
 
 from airflow_ml_provider.contract.store import Store, local_path
 
-ALLOWED = 750
+ALLOWED = 900
 ROWS = 1_000_000
 DAY = "2013-01-01"
 LONG = "; a key of many letters, which are kept with each of the predictions" * 13
