@@ -11,8 +11,6 @@ its group comes, and the memory that loaded ones take is bounded.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 import zipfile
 from collections import OrderedDict
@@ -27,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from airflow_ml_provider.contract.errors import DataError
-from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
+from airflow_ml_provider.contract.scratch import new_folder, removed
 from airflow_ml_provider.steps import groups, members
 from airflow_ml_provider.steps.flavors import FAMILY
 from airflow_ml_provider.steps.flavors.base import Flavor
@@ -186,8 +184,7 @@ class Members:
     def _load(self, number: int) -> ScoringModel:
         group = self.index.groups[number]
         name = "of all rows" if group is None else f"of {groups.named(group)}"
-        with tempfile.TemporaryDirectory(prefix="member-", dir=os.environ.get(SCRATCH)) as temporary:
-            folder = Path(temporary)
+        with removed(new_folder("member-")) as folder:
             with zipfile.ZipFile(self.folder / ARCHIVE) as archive:
                 for path in self._files.get(number, []):
                     target = folder / path.partition("/")[2]

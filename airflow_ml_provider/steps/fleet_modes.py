@@ -7,7 +7,6 @@ says how the fleet ended.
 from __future__ import annotations
 
 import os
-import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from airflow_ml_provider.contract.arguments import FleetArguments
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, InfrastructureError
 from airflow_ml_provider.contract.fleet_ledger import Ledger
-from airflow_ml_provider.contract.scratch import new_folder_of
+from airflow_ml_provider.contract.scratch import new_folder_of, removed
 from airflow_ml_provider.steps import shipped_code
 from airflow_ml_provider.steps.context import Skipped, StepContext, log
 from airflow_ml_provider.steps.fleet_index import error_of, run_index
@@ -124,8 +123,5 @@ def _plan(ledger: Ledger, name: str) -> PlanDocument:
 def _step(spec: StepSpec) -> Iterator[tuple[StepContext, FleetArguments]]:
     arguments = spec.typed_arguments()
     assert isinstance(arguments, FleetArguments)
-    scratch = new_folder_of(spec.step_key)
-    try:
+    with removed(new_folder_of(spec.step_key)) as scratch:
         yield StepContext(shipped_code.laid_down(spec, scratch), scratch), arguments
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -20,11 +20,11 @@ from airflow_ml_provider.contract.fleets import ItemRecord, PlanDocument, failur
 from airflow_ml_provider.steps import fleet_progress, functions
 from airflow_ml_provider.steps.fleet_modes import TOGETHER
 from airflow_ml_provider.steps.fleet_worker import Told
+from airflow_ml_provider.steps.threads import processors
 from airflow_ml_provider.steps.workers import (
     Worker,
     environment_of,
     how_it_ended,
-    processors,
     spec_for_workers,
 )
 

@@ -7,7 +7,6 @@ cannot type a whole column of a block, that column comes as text in the rest of 
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ import pyarrow.csv as pa_csv
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.steps.reading import RawBatch, Work, check_columns
-from airflow_ml_provider.steps.records import BadRow, Block, blocks, is_utf8, not_utf8, quoted_as_told
+from airflow_ml_provider.steps.records import BadRow, Block, blocks, is_utf8, not_utf8
 from airflow_ml_provider.steps.timestamps import whole_timestamps
 from airflow_ml_provider.steps.unpacking import UNPUBLISHED, Member, empty
 
@@ -33,8 +32,6 @@ _TYPES = {
     "date": pa.date32(),
 }
 _RARE = 2_000
-# Rows that are split one by one.
-_FEW = 64
 _REFUSED = re.compile(r"In CSV column #(\d+): .*CSV conversion error")
 
 
@@ -45,8 +42,7 @@ class _Columns:
     :param width: how many columns the file has.
     """
 
-    def __init__(self, schema: Schema, places: Mapping[str, int], width: int, delimiter: str) -> None:
-        self.delimiter = delimiter.encode()
+    def __init__(self, schema: Schema, places: Mapping[str, int], width: int) -> None:
         self._timestamps = [each.name for each in schema.columns if each.type == "timestamp"]
         # By position: columns that are not declared may have the same name, or none.
         self.places = {str(place): name for name, place in places.items()}
@@ -96,7 +92,7 @@ def work_of_csv(member: Member, schema: Schema, delimiter: str) -> Iterator[Work
             header, block = _take_header(member.name, block, delimiter)
             check_columns(member.name, header, schema, _delimiter_hint(header))
             places = {column.name: header.index(column.name) for column in schema.columns}
-            columns = _Columns(schema, places, len(header), delimiter)
+            columns = _Columns(schema, places, len(header))
         yield _work(member.name, block, columns)
     if columns is None:
         raise empty(member.name)
@@ -169,8 +165,6 @@ def _work(name: str, block: Block, columns: _Columns) -> Work:
 
         def text(positions: Sequence[int]) -> pl.DataFrame:
             records = of_block[rows[positions]]
-            if len(records) <= _FEW and (few := _split(found, records, columns)) is not None:
-                return few
             alone = b"".join(
                 found.data[start:end]
                 for start, end in zip(found.records.starts[records], found.records.ends[records], strict=True)
@@ -181,25 +175,6 @@ def _work(name: str, block: Block, columns: _Columns) -> Work:
         return RawBatch(pl.DataFrame(columns.typed(table)), lines[rows], bad, raw, text)
 
     return work
-
-
-def _split(block: Block, records: np.ndarray, columns: _Columns) -> pl.DataFrame | None:
-    """Some records as text, in less time than the parser takes to begin; None where quotes are not as they should."""
-    lines = [block.data[block.records.starts[record] : block.records.ends[record]] for record in records]
-    if not all(quoted_as_told(line, columns.delimiter) for line in lines):
-        return None
-    mark = columns.delimiter.decode()
-    fields = [next(csv.reader(io.StringIO(line.decode(), newline=""), delimiter=mark)) for line in lines]
-    return pl.DataFrame(
-        {
-            name: pl.Series([_value(row[int(place)], columns) for row in fields], dtype=pl.String)
-            for place, name in columns.places.items()
-        }
-    )
-
-
-def _value(text: str, columns: _Columns) -> str | None:
-    return None if text in columns.null_values else text
 
 
 def _without_other_encodings(block: Block, bad: list[BadRow]) -> tuple[bytes, np.ndarray]:

@@ -24,7 +24,6 @@ BLOCK_BYTES = 4 << 20
 # A quoted value that is not closed within this is taken to be an error of its line.
 _MOST_RECORD = 16 << 20
 _RAW_CHARACTERS = 2_000
-_PIECE = 1 << 18
 _NEWLINE, _RETURN, _QUOTE = b"\n"[0], b"\r"[0], b'"'[0]
 
 Offsets = npt.NDArray[np.int64]
@@ -168,7 +167,7 @@ def blocks(stream: IO[bytes], name: str, delimiter: bytes = b"") -> Iterator[Blo
 def record_ends(data: bytes, delimiter: bytes) -> Offsets:
     """Offsets behind the line end of each whole record."""
     if not delimiter or (b'"' not in data and not _has_lone_return(data)):
-        return np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE) + 1
+        return _places(data, _NEWLINE) + 1
     ends = None if _has_lone_return(data) else _ends_by_parity(data, delimiter)
     return _ends_by_scanning(data, delimiter) if ends is None else ends
 
@@ -201,11 +200,6 @@ def _ends_by_parity(data: bytes, delimiter: bytes) -> Offsets | None:
     newlines = _places(data, _NEWLINE) + 1
     outside: npt.NDArray[np.bool_] = np.searchsorted(quotes, newlines) % 2 == 0
     return newlines if outside.all() else newlines[outside]
-
-
-def quoted_as_told(data: bytes, delimiter: bytes) -> bool:
-    """Whether quotes are as RFC 4180 has them, so that every reader of CSV understands them alike."""
-    return b'"' not in data or _quotes(data, delimiter) is not None
 
 
 def _quotes(data: bytes, delimiter: bytes) -> Offsets | None:
@@ -245,13 +239,8 @@ def _record(delimiter: bytes) -> re.Pattern[bytes]:
 
 
 def _places(data: bytes, character: int) -> Offsets:
-    """Where a character is; looked for piece by piece, as what is in between then stays in the processor's cache."""
-    text = np.frombuffer(data, np.uint8)
-    found = [
-        np.flatnonzero(text[start : start + _PIECE] == character) + start
-        for start in range(0, len(text), _PIECE)
-    ]
-    return np.concatenate(found) if found else np.array([], np.int64)
+    """Where a character is."""
+    return np.flatnonzero(np.frombuffer(data, np.uint8) == character)
 
 
 def _has_lone_return(data: bytes) -> bool:

@@ -6,7 +6,6 @@ None of them writes a result: what came of a trial stands in the ledger.
 from __future__ import annotations
 
 import os
-import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from airflow_ml_provider.contract.arguments import SearchArguments
 from airflow_ml_provider.contract.errors import InfrastructureError
-from airflow_ml_provider.contract.scratch import new_folder_of
+from airflow_ml_provider.contract.scratch import new_folder_of, removed
 from airflow_ml_provider.contract.search_ledger import SearchLedger, TrialRecord
 from airflow_ml_provider.steps import shipped_code
 from airflow_ml_provider.steps.context import StepContext, log
@@ -103,8 +102,5 @@ def run_worker(spec: StepSpec, pipes: str) -> int:
 def _step(spec: StepSpec) -> Iterator[tuple[StepContext, SearchArguments]]:
     arguments = spec.typed_arguments()
     assert isinstance(arguments, SearchArguments)
-    scratch = new_folder_of(spec.step_key)
-    try:
+    with removed(new_folder_of(spec.step_key)) as scratch:
         yield StepContext(shipped_code.laid_down(spec, scratch), scratch), arguments
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -15,11 +15,11 @@ from airflow_ml_provider.contract.errors import InfrastructureError
 from airflow_ml_provider.contract.search_ledger import Bars, TrialRecord
 from airflow_ml_provider.steps.search_work import lost
 from airflow_ml_provider.steps.search_worker import Answer, Task
+from airflow_ml_provider.steps.threads import processors
 from airflow_ml_provider.steps.workers import (
     Worker,
     environment_of,
     how_it_ended,
-    processors,
     spec_for_workers,
 )
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND
-from airflow_ml_provider.steps.workers import environment_of, processors, spec_for_workers
+from airflow_ml_provider.steps.threads import processors
+from airflow_ml_provider.steps.workers import environment_of, spec_for_workers
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext

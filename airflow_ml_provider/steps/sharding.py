@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Protocol, cast
 from airflow_ml_provider.contract.arguments import Arguments
 from airflow_ml_provider.contract.documents import Failure, StepSpec
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, ConfigError, InfrastructureError, MLError
-from airflow_ml_provider.contract.scratch import new_folder_of
+from airflow_ml_provider.contract.scratch import new_folder_of, removed
 from airflow_ml_provider.contract.shards import ShardPlan, ShardResult, Shards
 from airflow_ml_provider.steps import runner, shard_pool, shipped_code, spark_session
 from airflow_ml_provider.steps.context import Skipped, StepContext, log
@@ -163,14 +162,12 @@ def _verb(spec: StepSpec) -> Shardable:
 
 @contextmanager
 def _step(spec: StepSpec) -> Iterator[StepContext]:
-    scratch = new_folder_of(spec.step_key)
-    try:
-        yield StepContext(shipped_code.laid_down(spec, scratch), scratch)
-    except Skipped as reason:
-        # The step will find out for itself, and say so in its result.
-        log.info("nothing to do: %s", reason)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with removed(new_folder_of(spec.step_key)) as scratch:
+        try:
+            yield StepContext(shipped_code.laid_down(spec, scratch), scratch)
+        except Skipped as reason:
+            # The step will find out for itself, and say so in its result.
+            log.info("nothing to do: %s", reason)
 
 
 def check_there(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from airflow_ml_provider.contract.code import reachable_files
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.packing import archive_digest, files_of, pack
-from airflow_ml_provider.steps.workers import processors
+from airflow_ml_provider.steps.threads import processors
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

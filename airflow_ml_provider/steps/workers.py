@@ -15,17 +15,13 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
+from airflow_ml_provider.steps.threads import processors
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
 
 # Each of them would otherwise use all processors.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment_of(workers: int, scratch: Path) -> dict[str, str]:

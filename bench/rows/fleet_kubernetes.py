@@ -82,7 +82,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def rows(scene: Scene) -> Iterator[Row]:
-    """100 items as real pods, 20,000 as simulated ones; fewer where fewer rows are asked for."""
+    """100 items on real nodes, a pod each; 20,000 on simulated ones, two a pod; or as few as the asked rows."""
     named = os.environ.get(CONFIGURATION)
     if not named:
         print(
