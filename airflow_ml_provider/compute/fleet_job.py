@@ -103,6 +103,18 @@ class FleetJob:
             ),
         )  # fmt: skip
 
+    def clear(self) -> None:
+        """Have a complete Job removed, once the step has summed up.
+
+        Not before that: removing thousands of pods keeps a cluster busy, and the pod that sums up would wait for
+        it. That it cannot be removed now is no error; Kubernetes removes it after its time to live.
+        """
+        try:
+            if job_end.progress_of(self._read()).complete:
+                self.delete()
+        except MLError as error:
+            log.warning("%s could not be removed, Kubernetes will: %s", self._named, error.what)
+
     @property
     def _named(self) -> str:
         return f"job {self.name!r} in namespace {self.namespace!r}"
@@ -221,7 +233,7 @@ class FleetJob:
         if pods and any(map(pod_end.ran_out_of_memory, pods)):
             # All its pods count as one: their memory is raised once a try.
             pod_memory.note(self.folder, self.compute.memory_growth, job_end.owner_of(pods[0]))
-        if not (progress.failed and self.compute.keep_failed):
+        if not (progress.complete or (progress.failed and self.compute.keep_failed)):
             self.delete()
 
     def _check_started(self, progress: job_end.Progress) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from airflow_ml_provider.compute import pod_end
 
+_COMPLETE = "complete"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -27,6 +29,11 @@ class Progress:
     suspended: str = ""
     ended: str = ""
     over: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its indexes succeeded."""
+        return self.ended == _COMPLETE
 
     @property
     def stands_still(self) -> bool:
@@ -57,9 +64,7 @@ def progress_of(job: Mapping[str, Any] | None, queue: str = "") -> Progress:
     final = next((each for each in conditions if each.get("type") in ("Complete", "Failed")), None)
     ended = ""
     if final is not None:
-        ended = (
-            "complete" if final["type"] == "Complete" else f"{final.get('reason')}: {final.get('message')}"
-        )
+        ended = _COMPLETE if final["type"] == "Complete" else f"{final.get('reason')}: {final.get('message')}"
     suspended = ""
     if spec.get("suspend"):
         suspended = (

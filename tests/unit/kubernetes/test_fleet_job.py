@@ -49,6 +49,27 @@ def test_a_fleet_is_one_indexed_job_and_one_pod_that_sums_up(world: World, defer
     world.cluster.until(lambda: not world.cluster.jobs(NAMESPACE) and not world.cluster.pods(NAMESPACE))
 
 
+def test_a_complete_job_is_removed_after_the_summing_up_which_need_not_wait_for_thousands_of_pods_to_go(
+    world: World,
+) -> None:
+    world.run(fleet(world))
+    asked = [
+        f"{request.verb} {request.path.rpartition('/')[0 if request.verb == 'DELETE' else 2]}"
+        for request in world.cluster.requests
+    ]
+    removal = next(n for n, each in enumerate(asked) if each.startswith("DELETE") and each.endswith("/jobs"))
+    assert "POST pods" in asked[:removal]
+
+
+def test_a_job_that_cannot_be_removed_fails_no_fleet_that_is_summed_up(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.cluster.faults.add(verb="DELETE", path=r"/jobs/", times=1, status=403)
+    assert world.run(fleet(world))["metrics"]["items_done"] == 6
+    assert "could not be removed, Kubernetes will" in caplog.text
+    assert world.cluster.jobs(NAMESPACE)[0]["spec"]["ttlSecondsAfterFinished"]
+
+
 def test_a_look_at_pods_that_may_still_start_asks_for_no_events(world: World) -> None:
     world.cluster.node_capacity = {"cpu": 2, "memory": "4Gi", "pods": 10}
     running = world.try_(fleet(world, compute={"resources": {"cpu": 1000}, "start_timeout": 60}))
