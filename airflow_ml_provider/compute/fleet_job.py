@@ -104,10 +104,9 @@ class FleetJob:
         )  # fmt: skip
 
     def clear(self) -> None:
-        """Have a complete Job removed, once the step has summed up.
+        """Have a complete Job removed, after the summing up: its pod would wait for thousands of pods to go.
 
-        Not before that: removing thousands of pods keeps a cluster busy, and the pod that sums up would wait for
-        it. That it cannot be removed now is no error; Kubernetes removes it after its time to live.
+        That it cannot be removed now is no error; Kubernetes removes it after its time to live.
         """
         try:
             if job_end.progress_of(self._read()).complete:
@@ -120,12 +119,8 @@ class FleetJob:
         return f"job {self.name!r} in namespace {self.namespace!r}"
 
     def _read(self) -> Mapping[str, Any] | None:
-        found = self.cluster.ask(
-            "get",
-            "jobs",
-            self.name,
-            lambda: self.cluster.batch.read_namespaced_job(self.name, self.namespace),
-        )
+        read = self.cluster.batch.read_namespaced_job
+        found = self.cluster.ask("get", "jobs", self.name, lambda: read(self.name, self.namespace))
         return None if found is None else self.cluster.document(found)
 
     def _obtain(self, plan: FleetPlan, deadline: int | None) -> None:

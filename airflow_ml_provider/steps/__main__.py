@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from airflow_ml_provider.contract.arguments import SHARDED, VERBS
 from airflow_ml_provider.contract.documents import StepResult, StepSpec
 from airflow_ml_provider.contract.errors import ERRORS_BY_KIND, ConfigError, MLError
+from airflow_ml_provider.steps import garbage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +81,7 @@ def run(
         if verb and spec.verb != verb:
             raise ConfigError(f"{spec_uri} is the spec of a {spec.verb} step, not of {verb}")
         if part is not None:
+            garbage.from_now_on()
             return part(spec)
         result = None if again or verify else runner.existing_result(spec)
         if result is not None:
@@ -111,4 +113,7 @@ def report(result: StepResult) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    garbage.while_importing()
+    code = main()
+    garbage.at_the_end()
+    sys.exit(code)

@@ -14,8 +14,8 @@ from airflow_ml_provider.contract.store import Store
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.tables import Table
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
     from airflow_ml_provider.steps.progress import Progress
-    from airflow_ml_provider.steps.tables import PinnedTable
     from airflow_ml_provider.steps.tracking import Tracker
 
 log = logging.getLogger("airflow_ml_provider.steps")
@@ -71,7 +71,7 @@ class StepContext:
 
     def read(self, table: Table) -> PinnedTable:
         """Open a table at its pinned version (the newest, if the spec was written by hand without one)."""
-        from airflow_ml_provider.steps.tables import open_table
+        from airflow_ml_provider.steps.pinned_tables import open_table
 
         return open_table(self.store, table)
 

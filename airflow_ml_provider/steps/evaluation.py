@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.behaviour import Line
     from airflow_ml_provider.steps.importance import Importance
     from airflow_ml_provider.steps.measurement import Measured
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
     from airflow_ml_provider.steps.reports import Report
-    from airflow_ml_provider.steps.tables import PinnedTable
     from airflow_ml_provider.steps.tracking import TrackedRun
     from airflow_ml_provider.steps.versions import Registered
 

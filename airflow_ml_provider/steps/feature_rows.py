@@ -14,7 +14,7 @@ from airflow_ml_provider.steps.feature_definition import Roles, read_roles
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.partitions import Partitions
     from airflow_ml_provider.steps.context import StepContext
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 
 @dataclass(frozen=True)

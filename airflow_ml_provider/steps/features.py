@@ -33,7 +33,7 @@ from airflow_ml_provider.steps.out_of_core import connect
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.documents import Publication
     from airflow_ml_provider.contract.partitions import Partitions
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 # A leak does its harm in training: rows with labels are replayed, rows to predict are made by the same code.
 _REPLAYED_MOMENTS = 3

@@ -20,7 +20,7 @@ from airflow_ml_provider.steps.threads import ahead
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.partitions import Partitions
     from airflow_ml_provider.steps.context import StepContext
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 # Of each column, that is read at once.
 _BUFFER_BYTES = 1 << 20

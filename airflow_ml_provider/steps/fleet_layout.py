@@ -25,7 +25,7 @@ from airflow_ml_provider.steps.labelled_rows import LabelledRows
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.arguments import FleetArguments
     from airflow_ml_provider.steps.context import StepContext
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 # For fewer, each is read from the table, whose files leave out what is not asked for.
 LEAST_SELECTIONS = 3

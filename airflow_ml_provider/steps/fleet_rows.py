@@ -16,7 +16,7 @@ from airflow_ml_provider.contract.errors import DataError
 from airflow_ml_provider.contract.fleets import show
 from airflow_ml_provider.contract.identity import document_digest
 from airflow_ml_provider.steps.labelled_rows import LabelledRows
-from airflow_ml_provider.steps.tables import PinnedTable
+from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.fleets import Item

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from airflow_ml_provider.contract.errors import ConfigError, DataError, did_you_mean
-from airflow_ml_provider.steps import feature_definition, maturity, tables
+from airflow_ml_provider.steps import feature_definition, maturity
 from airflow_ml_provider.steps.monitor_labels import matured_labels
+from airflow_ml_provider.steps.pinned_tables import open_table
 from airflow_ml_provider.steps.shadow import SHADOW
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.contract.documents import ModelVersion
     from airflow_ml_provider.contract.tables import Table
     from airflow_ml_provider.steps.context import StepContext
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 LABEL = "label"
 
@@ -100,7 +101,7 @@ def live_rows(
     by = [table.partition_by] if table.partition_by else []
     key = list(feature_set.key)
     scored = _with_slices(step, scored, table, rows, partitions, key, slices)
-    inputs = {each.name: tables.open_table(step.store, each).lazy() for each in label_tables}
+    inputs = {each.name: open_table(step.store, each).lazy() for each in label_tables}
     keep = list(dict.fromkeys([*by, *slices, *columns.values()]))
     labelled = matured_labels(step, features, feature_set, inputs, scored, keep=keep, known_at=known_at)
     found = labelled.collect(engine="streaming").sort(*dict.fromkeys([*by, *key]))

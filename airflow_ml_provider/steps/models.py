@@ -188,9 +188,10 @@ def save(
     return SavedModel(folder, flavor.name, artifact_digest(folder))
 
 
-def load(folder: Path, name: str) -> ScoringModel:
+def load(folder: Path, name: str, *, only_scores: bool = False) -> ScoringModel:
     """Load a model that :func:`save` wrote. Compare its digest first, if it comes from elsewhere.
 
+    :param only_scores: it will be asked for nothing else, and may be loaded faster for it.
     :raises DataError: it is another kind of MLflow model.
     :raises ConfigError: its library is missing, or could only unpickle it.
     """
@@ -203,7 +204,8 @@ def load(folder: Path, name: str) -> ScoringModel:
         )
     flavor = flavor_named(notes["flavor"])
     try:
-        native = flavor.load(folder, described["flavors"].get(flavor.name, {}))
+        load_as = flavor.load_scorer if only_scores else flavor.load
+        native = load_as(folder, described["flavors"].get(flavor.name, {}))
     except Exception as error:
         # Whatever the library raises, or that it is not installed here.
         raise ConfigError(

@@ -34,8 +34,8 @@ from airflow_ml_provider.steps.monitor_shards import (  # noqa: F401 - `sharding
     plan_shards,
     run_shard,
 )
+from airflow_ml_provider.steps.pinned_tables import PinnedTable
 from airflow_ml_provider.steps.retraining import Finding
-from airflow_ml_provider.steps.tables import PinnedTable
 from airflow_ml_provider.steps.tracking import TAG
 
 # Columns of the published table, beside the partition column: a row per partition and feature, and one for

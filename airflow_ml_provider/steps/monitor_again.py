@@ -21,7 +21,7 @@ from airflow_ml_provider.contract.identity import document_digest
 from airflow_ml_provider.contract.partitions import Partitions, parse_partitions, start_of
 from airflow_ml_provider.steps import delta
 from airflow_ml_provider.steps.monitor_labels import REPORTED, Performance
-from airflow_ml_provider.steps.tables import PinnedTable
+from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 if TYPE_CHECKING:
     from airflow_ml_provider.contract.tables import Table

@@ -22,7 +22,7 @@ from airflow_ml_provider.steps.profiles import Profile, Tally, profiles_of, tall
 
 if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 _MADE_BY = ("model_name", "model_version", "model_run_id", "feature_hash")
 # The column that a predict step with a split= adds: which of its models a row was given to.

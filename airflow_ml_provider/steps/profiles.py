@@ -22,9 +22,7 @@ deciles; a value that is frequent by itself has a bin of its own. NaN counts as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
@@ -32,13 +30,11 @@ import numpy as np
 import polars as pl
 
 from airflow_ml_provider.contract.errors import DataError, did_you_mean
+from airflow_ml_provider.steps import bin_counts
 from airflow_ml_provider.steps.drift import Usual, usual_drift
-from airflow_ml_provider.steps.threads import in_order
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Counts = NDArray[np.int64]
+    from airflow_ml_provider.steps.bin_counts import Counts
 
 FORMAT = 1
 BINS = 10
@@ -100,7 +96,9 @@ def build_profile(frame: pl.LazyFrame, columns: Sequence[str], by: str | None = 
         name: _numeric_bins(sample[name]) if numeric[name] else _categories(sample[name]) for name in columns
     }
     chosen = _evenly(frame.select(pl.col(by).unique()).collect()[by]) if by else []
-    counted = _count(bins, _batches(frame) if step > 1 else sample.iter_slices(_BATCH_ROWS), by, chosen)
+    counted = bin_counts.count(
+        bins, _batches(frame) if step > 1 else sample.iter_slices(_BATCH_ROWS), by, chosen
+    )
     profile = _profile(bins, counted.rows, counted.total)
     if by:
         for name, column in profile["columns"].items():
@@ -116,7 +114,7 @@ def apply_profile(profile: Profile, frame: pl.LazyFrame) -> Profile:
     """
     bins = profile["columns"]
     _check_kinds(bins, frame)
-    counted = _count(bins, _batches(frame.select(list(bins))))
+    counted = bin_counts.count(bins, _batches(frame.select(list(bins))))
     return _profile(bins, counted.rows, counted.total)
 
 
@@ -146,7 +144,7 @@ def tally_by(
     bins = profile["columns"]
     _check_kinds(bins, frame)
     batches = _batches(frame.select(list(dict.fromkeys([*bins, by]))))
-    counted = _count(bins, batches, by, values, advance).partitions
+    counted = bin_counts.count(bins, batches, by, values, advance).partitions
     return {
         value: {name: counts.tolist() for name, counts in columns.items()}
         for value, columns in counted.items()
@@ -159,7 +157,11 @@ def profiles_of(profile: Profile, tally: Tally, values: Iterable[str]) -> dict[s
     profiles = {}
     for value in values:
         found = tally.get(value)
-        counts = _zeros(bins) if found is None else {name: np.array(found[name], np.int64) for name in bins}
+        counts = (
+            bin_counts.zeros(bins)
+            if found is None
+            else {name: np.array(found[name], np.int64) for name in bins}
+        )
         rows = int(next(iter(counts.values())).sum()) if counts else 0
         profiles[value] = _profile(bins, rows, counts)
     return profiles
@@ -263,95 +265,6 @@ def _batches(frame: pl.LazyFrame) -> Iterable[pl.DataFrame]:
 def _evenly(values: pl.Series) -> list[str]:
     step = max(1, math.ceil(len(values) / _MOST_PARTITIONS))
     return values.cast(pl.String).drop_nulls().sort().gather_every(step).to_list()
-
-
-@dataclass
-class _Counted:
-    """Counts per column, as the named bins, the rows in no named category, and the nulls."""
-
-    total: dict[str, Counts]
-    rows: int = 0
-    partitions: dict[str, dict[str, Counts]] = field(default_factory=dict)
-
-
-def _count(
-    bins: Mapping[str, ColumnProfile],
-    batches: Iterable[pl.DataFrame],
-    by: str | None = None,
-    values: Iterable[str] = (),
-    advance: Callable[[int], object] = lambda rows: None,
-) -> _Counted:
-    counted, wanted = _Counted(_zeros(bins)), frozenset(values)
-    # Each batch is counted by itself, some at once; sums of counts are the same in any order.
-    for rows, parts in in_order(partial(_count_batch, bins, batch, by, wanted) for batch in batches):
-        counted.rows += rows
-        for value, counts in parts.items():
-            _sum(counted.total, counts)
-            if value is not None:
-                _sum(counted.partitions.setdefault(value, _zeros(bins)), counts)
-        advance(rows)
-    return counted
-
-
-def _count_batch(
-    bins: Mapping[str, ColumnProfile], batch: pl.DataFrame, by: str | None, wanted: Set[str]
-) -> tuple[int, dict[str | None, dict[str, Counts]]]:
-    """The rows of a batch, and their counts by wanted partition; under None those of all other rows."""
-    found: dict[str | None, dict[str, Counts]] = {}
-    for value, part in _parts(batch, by, wanted):
-        _add(found.setdefault(value, _zeros(bins)), bins, part)
-    return batch.height, found
-
-
-def _parts(
-    batch: pl.DataFrame, by: str | None, wanted: Set[str]
-) -> Iterator[tuple[str | None, pl.DataFrame]]:
-    if by is None:
-        yield None, batch
-        return
-    different = batch[by].unique()
-    # Files hold one partition each, so most batches do.
-    parts = (
-        [((different[0],), batch)] if len(different) == 1 else batch.partition_by(by, as_dict=True).items()
-    )
-    for (value,), part in parts:
-        yield (str(value) if str(value) in wanted else None), part
-
-
-def _sum(counts: dict[str, Counts], more: Mapping[str, Counts]) -> None:
-    for name, of_column in more.items():
-        counts[name] += of_column
-
-
-def _zeros(bins: Mapping[str, ColumnProfile]) -> dict[str, Counts]:
-    def width(column: ColumnProfile) -> int:
-        return len(column["edges"]) + 3 if column["kind"] == "numeric" else len(column["categories"]) + 2
-
-    return {name: np.zeros(width(column), np.int64) for name, column in bins.items()}
-
-
-def _add(counts: dict[str, Counts], bins: Mapping[str, ColumnProfile], rows: pl.DataFrame) -> None:
-    for name, column in bins.items():
-        if column["kind"] == "numeric":
-            counts[name] += _count_numbers(rows[name], column["edges"])
-        else:
-            counts[name] += _count_categories(rows[name], column["categories"])
-
-
-def _count_numbers(column: pl.Series, edges: Sequence[float]) -> Counts:
-    values = column.cast(pl.Float64).to_numpy()  # nulls become NaN, which is below no edge
-    nulls = int(np.count_nonzero(np.isnan(values)))
-    # One comparison per edge is several times faster than finding each value's bin.
-    below = [int(np.count_nonzero(values <= edge)) for edge in edges]
-    return np.array([*np.diff([0, *below, len(values) - nulls]), 0, nulls], np.int64)
-
-
-def _count_categories(column: pl.Series, categories: Sequence[str]) -> Counts:
-    found = column.cast(pl.String).drop_nulls().alias("value").value_counts(name="n")
-    by_name: dict[str, int] = dict(found.iter_rows())
-    named = [by_name.get(category, 0) for category in categories]
-    nulls = column.null_count()
-    return np.array([*named, len(column) - nulls - sum(named), nulls], np.int64)
 
 
 def _profile(bins: Mapping[str, ColumnProfile], rows: int, counts: Mapping[str, Counts]) -> Profile:

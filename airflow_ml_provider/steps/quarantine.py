@@ -18,6 +18,7 @@ from airflow_ml_provider.contract.identity import digest
 from airflow_ml_provider.contract.partitions import Partitions
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import tables
+from airflow_ml_provider.steps.pinned_tables import open_table
 from airflow_ml_provider.steps.records import BadRow
 from airflow_ml_provider.steps.spool import Spool
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # The partition of bad rows of a table that is always replaced whole.
 WHOLE = "all"
 _FIRST = 5
+# Bad rows come a few at a time, from each batch of the source; on disk they are laid in batches of so many.
+_BATCH = 1_000
 _SCHEMA = pl.Schema(
     {
         "partition": pl.String(),
@@ -65,11 +68,12 @@ class Quarantine:
         self._content = content
         self._spool = Spool(step.scratch / "quarantine.arrow")
         self._spool.add(_SCHEMA.to_frame())
+        self._waiting: list[tuple[str | int, ...]] = []
 
     @property
     def rows(self) -> int:
         """How many were kept."""
-        return self._spool.rows
+        return self._spool.rows + len(self._waiting)
 
     def add(self, file: str, rows: Iterable[Kept]) -> None:
         """Keep bad rows of a file, those of other partitions left out."""
@@ -82,24 +86,23 @@ class Quarantine:
             return
         for _, bad in kept[: _FIRST - len(self.first)]:
             self.first.append(f"{file}:{bad.line}: {bad.reason}")
-        frame = pl.DataFrame(
-            [
-                (partition, file, bad.line, bad.column, bad.reason, bad.raw, self._content)
-                for partition, bad in kept
-            ],
-            schema=_SCHEMA,
-            orient="row",
-        )
-        self._spool.add(frame)
+        self._waiting += [
+            (partition, file, bad.line, bad.column, bad.reason, bad.raw, self._content)
+            for partition, bad in kept
+        ]
+        if len(self._waiting) >= _BATCH:
+            self._lay_down()
 
     @property
     def path(self) -> Path:
         """The bad rows on local disk; none can be added after this was asked for."""
+        self._lay_down()
         self._spool.close()
         return self._spool.path
 
     def take(self, path: Path, first: Iterable[str]) -> None:
         """Keep the bad rows of a file that another process has kept them in, the first of them in words."""
+        self._lay_down()
         self._spool.add_all(path)
         self.first = [*self.first, *first][:_FIRST]
 
@@ -108,11 +111,17 @@ class Quarantine:
         held = kept_of(self._step, self._target, self._partitions)
         if not self.rows and not (held and held.rows):
             return None
+        self._lay_down()
         content = digest(self._content, "quarantine", self._label)
         partitions = _replaced(self._partitions)
         return tables.publish(
             self._step, self.table, self._spool.reader(), partitions=partitions, content=content
         )
+
+    def _lay_down(self) -> None:
+        if self._waiting:
+            self._spool.add(pl.DataFrame(self._waiting, schema=_SCHEMA, orient="row"))
+            self._waiting = []
 
 
 def quarantine_of(table: Table) -> Table:
@@ -125,7 +134,7 @@ def kept_of(step: StepContext, target: Table, partitions: Partitions | None) -> 
     table = quarantine_of(target)
     if step.store.latest_version(table.name) is None:
         return None
-    return tables.open_table(step.store, table).published(_replaced(partitions))
+    return open_table(step.store, table).published(_replaced(partitions))
 
 
 def _replaced(partitions: Partitions | None) -> Partitions | None:

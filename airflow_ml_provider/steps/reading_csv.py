@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -19,7 +18,7 @@ import pyarrow.csv as pa_csv
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.steps.reading import RawBatch, Work, check_columns
-from airflow_ml_provider.steps.records import BadRow, Block, blocks, is_utf8, not_utf8
+from airflow_ml_provider.steps.records import BadRow, Block, blocks, is_utf8, not_utf8, readable
 from airflow_ml_provider.steps.timestamps import whole_timestamps
 from airflow_ml_provider.steps.unpacking import UNPUBLISHED, Member, empty
 
@@ -134,12 +133,12 @@ def _work(name: str, block: Block, columns: _Columns) -> Work:
             lines = block.records.lines[kept]
         table, invalid = _parse(name, block, data, columns)
         count = table.num_rows + len(invalid)
-        found = block
+        record = block.record
         if lines is None:
-            plain = not invalid and count == block.newlines
+            plain = not invalid and count == len(block.line_ends)
             if plain and b"\r" not in data:
-                # Every line is a record, and is found as one faster than by quotes.
-                found = replace(block, delimiter=b"")
+                # Every line is a record; some of them are found without all others.
+                record = block.line_ends.line
             lines = np.arange(block.first_line, block.first_line + count) if plain else block.records.lines
         if len(lines) != count:
             raise DataError(
@@ -155,20 +154,16 @@ def _work(name: str, block: Block, columns: _Columns) -> Work:
                 int(lines[number]),
                 "",
                 f"{fields} fields where the header has {columns.width}",
-                found.text(int(of_block[number])),
+                readable(record(int(of_block[number]))),
             )
             for number, fields in invalid
         ]
 
         def raw(positions: Sequence[int]) -> list[str]:
-            return [found.text(int(of_block[rows[position]])) for position in positions]
+            return [readable(record(int(of_block[rows[position]]))) for position in positions]
 
         def text(positions: Sequence[int]) -> pl.DataFrame:
-            records = of_block[rows[positions]]
-            alone = b"".join(
-                found.data[start:end]
-                for start, end in zip(found.records.starts[records], found.records.ends[records], strict=True)
-            )
+            alone = b"".join(map(record, of_block[rows[positions]].tolist()))
             as_text, _ = _read(name, block, alone, columns, columns.as_text())
             return pl.DataFrame(as_text)
 

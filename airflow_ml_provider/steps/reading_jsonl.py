@@ -48,10 +48,13 @@ def _work(block: Block, names: Sequence[str]) -> Work:
             frame = _parse(block.data, names)
         except pl.exceptions.ComputeError:
             return _line_by_line(block, names)
-        if frame.height != block.data.count(b"\n"):
+        if frame.height != len(block.line_ends):
             return _line_by_line(block, names)
         lines = np.arange(block.first_line, block.first_line + frame.height)
-        return RawBatch(frame, lines, (), lambda positions: [block.text(position) for position in positions])
+        line = block.line_ends.line
+        return RawBatch(
+            frame, lines, (), lambda positions: [readable(line(position)) for position in positions]
+        )
 
     return work
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airflow_ml_provider.contract.errors import DataError
+from airflow_ml_provider.steps.line_ends import LineEnds
 from airflow_ml_provider.steps.unpacking import UNPUBLISHED, reading
 
 # Large enough for vectors to pay, small enough that some of them at a time are no memory to speak of.
@@ -68,9 +69,9 @@ class Block:
     ends: Offsets | None = field(default=None, repr=False, compare=False)
 
     @cached_property
-    def newlines(self) -> int:
-        """How many line feeds there are."""
-        return count_newlines(self.data)
+    def line_ends(self) -> LineEnds:
+        """Its line feeds."""
+        return LineEnds(self.data)
 
     @cached_property
     def records(self) -> Records:
@@ -79,7 +80,7 @@ class Block:
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
         text = np.frombuffer(self.data, np.uint8)
         lines = self.first_line + np.arange(len(ends))
-        if _has_lone_return(self.data) or len(ends) != self.newlines:
+        if _has_lone_return(self.data) or len(ends) != len(self.line_ends):
             lines = self.first_line + np.searchsorted(_line_ends(self.data), starts + 1)
         length = ends - starts
         blank = (length == 1) | ((length == 2) & (text[starts] == _RETURN)) if len(ends) else length == 0
@@ -90,9 +91,13 @@ class Block:
         starts, ends = self.records.starts[~bad], self.records.ends[~bad]
         return b"".join(self.data[s:e] for s, e in zip(starts, ends, strict=True))
 
-    def text(self, record: int) -> str:
+    def record(self, number: int) -> bytes:
+        """A record, counted from 0, with its line end."""
+        return self.data[self.records.starts[number] : self.records.ends[number]]
+
+    def text(self, number: int) -> str:
         """A record as people read it; bytes that are not UTF-8 are shown as ``\\xff``."""
-        return readable(self.data[self.records.starts[record] : self.records.ends[record]])
+        return readable(self.record(number))
 
 
 def readable(record: bytes) -> str:
@@ -144,8 +149,10 @@ def blocks(stream: IO[bytes], name: str, delimiter: bytes = b"") -> Iterator[Blo
                     block = Block(data[:cut] + b"\n", line, delimiter, tuple(bad))
                 else:
                     block = Block(data[:cut], line, delimiter, tuple(bad), ends)
+                # Counted before another thread asks, too.
+                lines = len(_line_ends(block.data)) if b"\r" in block.data else len(block.line_ends)
                 yield block
-                line += len(_line_ends(block.data)) if b"\r" in block.data else block.newlines
+                line += lines
                 data, bad = data[cut:], []
             elif last or len(data) > _MOST_RECORD:
                 end = data.find(b"\n") + 1
@@ -170,11 +177,6 @@ def record_ends(data: bytes, delimiter: bytes) -> Offsets:
         return _places(data, _NEWLINE) + 1
     ends = None if _has_lone_return(data) else _ends_by_parity(data, delimiter)
     return _ends_by_scanning(data, delimiter) if ends is None else ends
-
-
-def count_newlines(data: bytes) -> int:
-    """How many line feeds there are; several times as fast as ``data.count``."""
-    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
 
 
 def _whole_records(data: bytes, delimiter: bytes) -> tuple[int, Offsets | None]:

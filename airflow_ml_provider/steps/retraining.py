@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.steps.context import StepContext
     from airflow_ml_provider.steps.metrics import Estimate
     from airflow_ml_provider.steps.monitor_labels import Performance
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 _MOST_SAID = 3
 

@@ -19,7 +19,7 @@ from airflow_ml_provider.contract.errors import InfrastructureError, MLError
 from airflow_ml_provider.contract.scratch import VARIABLE as SCRATCH
 from airflow_ml_provider.contract.scratch import new_folder_of
 from airflow_ml_provider.contract.store import Store, is_local, local_path
-from airflow_ml_provider.steps import shipped_code
+from airflow_ml_provider.steps import garbage, shipped_code
 from airflow_ml_provider.steps.context import Outcome, Skipped, StepContext, log
 from airflow_ml_provider.steps.place import Ending
 
@@ -124,6 +124,7 @@ def _attempt(spec: StepSpec, ending: Ending, *, verify: bool = False) -> StepRes
         arguments = spec.typed_arguments()
         step = StepContext(spec, scratch)
         verb = importlib.import_module(f"airflow_ml_provider.steps.{'verification' if verify else spec.verb}")
+        garbage.from_now_on()
         set_seeds(spec.seed)
         outcome: Outcome = verb.run(step, arguments)
         return StepResult(

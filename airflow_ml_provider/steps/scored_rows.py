@@ -89,7 +89,11 @@ class ScoredRows:
     def _batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         for part in self.parts:
             loaded = {
-                each.variant: (each, versions.fetch(self.step, each.registered)) for each in part.scorers
+                each.variant: (
+                    each,
+                    versions.fetch(self.step, each.registered, only_scores=not self.arguments.explain),
+                )
+                for each in part.scorers
             }
             beside = self.challengers.load(
                 self.challengers.beside([each.registered for each in part.scorers])

@@ -59,7 +59,7 @@ class Challengers:
         for registered in wanted:
             if str(registered) not in self._loaded and registered in self.found:
                 try:
-                    model = versions.fetch(self.step, registered)
+                    model = versions.fetch(self.step, registered, only_scores=True)
                     model.inputs.check(self.rows.lazy().collect_schema(), model.name)
                     known_values.check(model, self.rows.lazy())
                     self._loaded[str(registered)] = model

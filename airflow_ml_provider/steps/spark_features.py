@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_ml_provider.contract.partitions import Partitions
     from airflow_ml_provider.steps.context import StepContext
     from airflow_ml_provider.steps.leakage import Checked
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
     from airflow_ml_provider.contract.partitions import Partitions
-    from airflow_ml_provider.steps.tables import PinnedTable
+    from airflow_ml_provider.steps.pinned_tables import PinnedTable
 
 # What a reader of a table must know of to read it; of these, files and partition values tell all.
 _READABLE = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})

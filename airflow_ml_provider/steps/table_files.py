@@ -112,7 +112,7 @@ class PartitionFiles:
         sink = pa.BufferOutputStream()
         pq.write_table(
             rows, sink, compression="zstd", compression_level=1, store_schema=False,
-            use_dictionary=_repeating(rows),
+            use_dictionary=_repeating(rows), write_statistics=_bounded(rows),
         )  # fmt: skip
         content = sink.getvalue().to_pybytes()
         self._put(path, content)
@@ -138,6 +138,25 @@ def _repeating(rows: pa.Table) -> list[str]:
         for field, column in zip(first.schema, first.columns, strict=True)
         if not pa.types.is_nested(field.type) and 4 * len(column.unique()) <= len(column)
     ]
+
+
+def _bounded(rows: pa.Table) -> list[str]:
+    """The columns whose least and greatest value are worth telling: not those of texts in no order.
+
+    By these a reader leaves out files that cannot have what it looks for. Texts in no order reach from A to Z in
+    every file, and comparing them all takes a sixth of the time of writing.
+    """
+    first = rows.slice(0, _SAMPLE)
+    return [
+        field.name
+        for field, column in zip(first.schema, first.columns, strict=True)
+        if not pa.types.is_nested(field.type) and (_is_fixed(field.type) or pl.Series(column).is_sorted())
+    ]
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    """Whether its values have all the same width, and are compared as fast as numbers."""
+    return bool(pa.types.is_primitive(kind))
 
 
 def _part(batch: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.RecordBatch:

@@ -22,8 +22,8 @@ from airflow_ml_provider.steps.context import Outcome, Skipped
 from airflow_ml_provider.steps.data_docs import DATA_DOCS
 from airflow_ml_provider.steps.delta import storage_options
 from airflow_ml_provider.steps.expectations import evaluate, named_columns
+from airflow_ml_provider.steps.pinned_tables import PinnedTable
 from airflow_ml_provider.steps.suites import load_suite
-from airflow_ml_provider.steps.tables import PinnedTable
 from airflow_ml_provider.steps.tracking import TAG
 
 if TYPE_CHECKING:

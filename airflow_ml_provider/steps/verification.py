@@ -30,8 +30,8 @@ from airflow_ml_provider.steps import models, versions
 from airflow_ml_provider.steps.context import Outcome, StepContext
 from airflow_ml_provider.steps.documents_compared import TIMES, differences
 from airflow_ml_provider.steps.labelled_rows import LabelledRows
+from airflow_ml_provider.steps.pinned_tables import open_table
 from airflow_ml_provider.steps.scoring import scored_batches
-from airflow_ml_provider.steps.tables import open_table
 from airflow_ml_provider.steps.verification_scratch import ScratchStore, SilentTracker
 
 _MOST_TOLD = 12

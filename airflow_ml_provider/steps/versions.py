@@ -90,9 +90,10 @@ def check_features(registered: Registered, rows: FeatureRows, table: str) -> Non
         )
 
 
-def fetch(step: StepContext, registered: Registered) -> ScoringModel:
+def fetch(step: StepContext, registered: Registered, *, only_scores: bool = False) -> ScoringModel:
     """Download a version, verify that it is what was registered, and load it.
 
+    :param only_scores: it will be asked for nothing else.
     :raises DataError: its artifacts are not those that were registered.
     """
     # A step that only looks at versions or moves aliases needs none of what loads a model.
@@ -111,7 +112,7 @@ def fetch(step: StepContext, registered: Registered) -> ScoringModel:
             f"{found[:12]}, and {wanted[:12]} was registered. They were not loaded",
             todo="find out who changed them, and restore them or train a new version",
         )
-    return models.load(folder, str(registered))
+    return models.load(folder, str(registered), only_scores=only_scores)
 
 
 def of_run(step: StepContext, name: str, run_id: str) -> Registered | None:

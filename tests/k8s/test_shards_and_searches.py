@@ -15,7 +15,7 @@ from tries import Try
 from airflow_ml_provider import Column, Floats, Schema, Table
 from airflow_ml_provider.compute import Compute, LocalCompute
 from airflow_ml_provider.operators import IngestOperator, SearchOperator
-from airflow_ml_provider.steps.tables import open_table
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 ORDERS = Schema(
     (

@@ -51,6 +51,10 @@ class Flavor:
         """
         raise NotImplementedError
 
+    def load_scorer(self, folder: Path, settings: Mapping[str, Any]) -> Any:
+        """As :meth:`load`; of the model, only :meth:`probabilities` will be asked."""
+        return self.load(folder, settings)
+
     def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
         """The predicted probability of 1 for each row.
 

@@ -50,6 +50,11 @@ class LightGBM(Flavor):
 
         return lightgbm.Booster(model_file=str(folder / self.file))
 
+    def load_scorer(self, folder: Path, settings: Mapping[str, Any]) -> Any:
+        from airflow_ml_provider.steps.flavors.lightgbm_library import scorer_of
+
+        return scorer_of(folder / self.file) or self.load(folder, settings)
+
     def probabilities(self, model: Any, rows: pl.DataFrame) -> Scores:
         # Threads that wait for each other cost more than so few rows do; a row's score is the same.
         threads = 1 if rows.height < _FEW_ROWS else self._threads

@@ -19,6 +19,7 @@ from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import delta, tables
 from airflow_ml_provider.steps.context import StepContext
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 WRITERS = 8
 ROWS = 1_000
@@ -55,7 +56,7 @@ def writers() -> Iterator[Pool]:
 
 
 def rows_of(store: str, version: int | None = None) -> pl.DataFrame:
-    pinned = tables.open_table(Store(store), TABLE.at(version))
+    pinned = open_table(Store(store), TABLE.at(version))
     return pinned.lazy().group_by("ds", "writer").len().collect().sort("ds")
 
 

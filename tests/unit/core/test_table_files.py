@@ -21,6 +21,7 @@ from airflow_ml_provider.contract.store import local_path
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import table_files, tables
 from airflow_ml_provider.steps.context import StepContext
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 ODD_VALUES = ("EWR x:1", "a+b", "2013-06-01", "x_y.z", "100%", "ü/é")
 Publish = Callable[..., Publication]
@@ -43,7 +44,7 @@ def publish(step: StepContext) -> Publish:
 
 
 def rows(step: StepContext) -> pl.DataFrame:
-    return tables.open_table(step.store, Table("t")).lazy().collect().sort(pl.all())
+    return open_table(step.store, Table("t")).lazy().collect().sort(pl.all())
 
 
 def test_rows_of_many_partitions_become_few_files_each_within_a_bound_of_memory(
@@ -70,6 +71,32 @@ def test_rows_of_many_partitions_become_few_files_each_within_a_bound_of_memory(
         assert values == sorted(values)
         found += values
     assert sorted(found) == list(range(20_000))
+
+
+def test_least_and_greatest_values_are_told_of_all_but_texts_in_no_order(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "number": [3, 1, None],
+            "real": [0.5, -1.0, 2.0],
+            "at": [datetime.datetime(2013, 6, day, tzinfo=datetime.UTC) for day in (2, 1, 3)],
+            "sorted": ["a", "b", "b"],
+            "same": pl.Series(["x"] * 3, dtype=pl.Enum(["x", "y"])),
+            "mixed": ["b", "a", "c"],
+            "nested": [[1], [2], [3]],
+        }
+    ).to_arrow(compat_level=pl.CompatLevel.oldest())
+    kept: dict[str, bytes] = {}
+    [file] = table_files.PartitionFiles(kept.__setitem__, None).write(frame.to_reader())
+    written = pq.ParquetFile(pa.BufferReader(kept[file.path])).metadata.row_group(0)
+    told = {}
+    for number in range(written.num_columns):
+        column = written.column(number)
+        told[column.path_in_schema] = column.is_stats_set and (column.statistics.min, column.statistics.max)
+    assert told.pop("nested.list.element") is False
+    assert told.pop("mixed") is False
+    assert told["number"] == (1, 3)
+    assert told["sorted"] == ("a", "b")
+    assert all(told.values())
 
 
 def test_partition_values_with_any_characters_are_replaced_one_by_one(

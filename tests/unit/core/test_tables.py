@@ -15,6 +15,7 @@ from airflow_ml_provider.contract.partitions import parse_partitions
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import tables
 from airflow_ml_provider.steps.context import StepContext
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 FLIGHTS = Table("flights")
 
@@ -38,7 +39,7 @@ def publish(step: StepContext) -> Callable[..., Publication]:
 
 
 def rows(step: StepContext, version: int | None = None, table: str = "flights") -> dict[str, list[object]]:
-    pinned = tables.open_table(step.store, Table(table, version=version))
+    pinned = open_table(step.store, Table(table, version=version))
     return pinned.lazy().sort(pl.all()).collect().to_dict(as_series=False)
 
 
@@ -125,7 +126,7 @@ def test_only_the_files_of_a_partition_are_read(
     step: StepContext, publish: Callable[..., Publication]
 ) -> None:
     publish({"x": [1, 2, 3], "ds": ["2013-01-01", "2013-01-02", "2013-01-03"]}, "2013-01-01..2013-01-03", "a")
-    pinned = tables.open_table(step.store, FLIGHTS)
+    pinned = open_table(step.store, FLIGHTS)
     assert len(pinned.files(parse_partitions("2013-01-02"))) == 1
     assert len(pinned.files(parse_partitions("2013-01-02..2013-01-03"))) == 2
     assert pinned.lazy(parse_partitions("2013-01-02..2013-01-03")).collect().height == 2
@@ -135,7 +136,7 @@ def test_only_the_files_of_a_partition_are_read(
 def test_a_version_that_is_not_there_is_named(step: StepContext, publish: Callable[..., Publication]) -> None:
     publish({"x": [1], "ds": ["d1"]}, "d1", "a")
     with pytest.raises(DataError, match="'flights' has no readable version 7"):
-        tables.open_table(step.store, FLIGHTS.at(7))
+        open_table(step.store, FLIGHTS.at(7))
 
 
 def test_a_column_of_another_type_is_refused_and_nothing_is_lost(

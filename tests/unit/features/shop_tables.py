@@ -12,7 +12,7 @@ from deltalake import write_deltalake
 from airflow_ml_provider.contract.documents import StepResult
 from airflow_ml_provider.contract.store import Store, local_path
 from airflow_ml_provider.contract.tables import Table
-from airflow_ml_provider.steps.tables import PinnedTable, open_table
+from airflow_ml_provider.steps.pinned_tables import PinnedTable, open_table
 
 SHOP = """
     from __future__ import annotations

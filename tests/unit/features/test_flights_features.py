@@ -21,8 +21,8 @@ from sklearn.metrics import roc_auc_score
 from airflow_ml_provider.contract.documents import Code, StepResult, StepSpec, read_spec
 from airflow_ml_provider.contract.store import Store, local_path
 from airflow_ml_provider.contract.tables import Table
+from airflow_ml_provider.steps.pinned_tables import open_table
 from airflow_ml_provider.steps.runner import run_step as run_spec
-from airflow_ml_provider.steps.tables import open_table
 
 DAGS = Path(__file__).parents[3] / "dags"
 LEAKS = """

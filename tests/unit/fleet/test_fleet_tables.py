@@ -19,7 +19,7 @@ from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps.context import StepContext
 from airflow_ml_provider.steps.fleet_collect import collect
 from airflow_ml_provider.steps.fleet_rows import ItemRows
-from airflow_ml_provider.steps.tables import open_table
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 ROWS = """
     import pandas as pd

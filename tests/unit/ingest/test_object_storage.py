@@ -15,7 +15,8 @@ from airflow_ml_provider.contract.documents import StepResult, StepSpec, read_sp
 from airflow_ml_provider.contract.shards import Shards
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.contract.tables import Table
-from airflow_ml_provider.steps import runner, sharding, tables
+from airflow_ml_provider.steps import runner, sharding
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_a_store_in_object_storage_holds_the_same_tables(
     arguments["partitions"] = "d 2:x"
     again = run_step("ingest", arguments, store_uri=f"{bucket}/store", step_key="again")
     assert again.table is not None
-    pinned = tables.open_table(Store(f"{bucket}/store"), Table("orders", version=again.table.version))
+    pinned = open_table(Store(f"{bucket}/store"), Table("orders", version=again.table.version))
     assert sorted(pinned.lazy().select("day", "id").collect().rows()) == [("d 2:x", 4), ("d1", 1)]
 
 
@@ -161,7 +162,7 @@ def test_shards_read_objects_and_keep_what_they_give_in_object_storage(
     result = runner.run_step(spec)
     assert result.status == "success", result.failure
     assert result.metrics == {"rows": 2, "rejected": 2}
-    bad = tables.open_table(Store(spec.store), Table("orders_quarantine")).lazy().collect()
+    bad = open_table(Store(spec.store), Table("orders_quarantine")).lazy().collect()
     assert sorted(bad.select("file", "line", "raw").rows()) == [
         ("a.csv", 3, "d1,y,1,"),
         ("b.csv.gz", 3, "d1,1,1,"),

@@ -16,7 +16,8 @@ from airflow_ml_provider.contract.partitions import parse_partitions
 from airflow_ml_provider.contract.shards import Shards
 from airflow_ml_provider.contract.store import Store
 from airflow_ml_provider.contract.tables import Table
-from airflow_ml_provider.steps import runner, shard_files, sharding, tables
+from airflow_ml_provider.steps import runner, shard_files, sharding
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 DAYS = "2013-06-01..2013-06-04"
 
@@ -140,7 +141,7 @@ def test_a_shard_reads_its_files_only(world: World, spec_of: Any) -> None:
     plan = shards_of(spec).plan()
     assert plan is not None
     planned = [path for shard in plan.shards for part in shard["parts"] for path in part["rows"]]
-    table = tables.open_table(Store(spec.store), Table("rows"))
+    table = open_table(Store(spec.store), Table("rows"))
     assert sorted(planned) == sorted(table.sizes(parse_partitions("2013-06-01..2013-06-02")))
     counted = []
     for number in range(2):

@@ -28,7 +28,7 @@ from airflow_ml_provider.contract.store import local_path
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import delta, file_batches
 from airflow_ml_provider.steps.context import StepContext
-from airflow_ml_provider.steps.tables import PinnedTable, open_table
+from airflow_ml_provider.steps.pinned_tables import PinnedTable, open_table
 
 GROUP_ROWS = 100
 UTC_TIME = pl.Datetime("us", "UTC")

@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 from airflow_ml_provider.contract.documents import StepResult
 from airflow_ml_provider.contract.store import Store, local_path
 from airflow_ml_provider.contract.tables import Table
-from airflow_ml_provider.steps.tables import open_table
+from airflow_ml_provider.steps.pinned_tables import open_table
 
 START = datetime(2013, 6, 1, tzinfo=UTC)
 DAYS = "2013-06-01..2013-06-04"

@@ -19,8 +19,8 @@ from airflow_ml_provider.contract.documents import StepResult
 from airflow_ml_provider.contract.errors import ConfigError
 from airflow_ml_provider.contract.tables import Table
 from airflow_ml_provider.steps import spark_tables
+from airflow_ml_provider.steps.pinned_tables import PinnedTable
 from airflow_ml_provider.steps.spark_session import ENGINE
-from airflow_ml_provider.steps.tables import PinnedTable
 
 SHOP = """
     from airflow_ml_provider import FeatureSet, FeatureView
