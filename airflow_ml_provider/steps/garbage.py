@@ -28,5 +28,11 @@ def from_now_on() -> None:
 
 
 def at_the_end() -> None:
-    """Leave all that is there to the operating system."""
-    gc.freeze()
+    """Leave all that is there to the operating system.
+
+    Unless a library was made with nanobind, as DuckDB: these complain of what is left when a process ends.
+    """
+    if any(kind.__module__ == "nanobind" for kind in type.__subclasses__(type)):
+        gc.unfreeze()
+    else:
+        gc.freeze()
