@@ -4,7 +4,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down status test test-slow test-k8s bench lint lint-helm format lock clean
+.PHONY: help venv demo up down status test test-more test-slow test-k8s bench lint lint-helm format lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,15 @@ status: ## what runs, and where
 suite = $(BIN)/pytest -q -m "not slow" $(1) $(2) || { test -n "$(AGAIN)" && echo "FLAKY UNLESS IT FAILS AGAIN:" && \
 	$(BIN)/pytest -v -m "not slow" --last-failed --last-failed-no-failures none $(1); }
 
-test: venv lint ## everything that proves it
-	@$(call suite,tests --ignore tests/integration,-n 3 --dist loadfile)
+# On several processes, a file each; tests/conftest.py has the longest begin first.
+at_once = -n 3 --dist loadfile --no-loadscope-reorder
+with_clusters = tests/unit/kubernetes tests/scenarios
+
+test: venv lint ## what proves it, in ten minutes on two cores
+	@$(call suite,tests --ignore tests/integration $(patsubst %,--ignore %,$(with_clusters)),$(at_once))
+
+test-more: venv ## failures of a cluster, scenarios in every place, and the pipeline through a real Airflow
+	@$(call suite,$(with_clusters),$(at_once))
 	@$(call suite,tests/integration)
 
 test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XGBoost, CatBoost, ONNX), in .venv-slow

@@ -21,6 +21,25 @@ REPOSITORY = Path(__file__).parent.parent
 RunStep = Callable[..., StepResult]
 
 
+# Several processes take a file each: those that take longest begin first, so that no process is left alone with one.
+LONGEST = (
+    "features/test_flights_features.py", "search/test_local_search.py", "features/test_point_in_time.py",
+    "train/test_checkpoints.py", "evaluate/test_flights_behaviour.py", "control/test_dag_files.py",
+    "core/test_by_hand.py", "fleet/test_families.py", "search/test_search_operator.py", "ingest/test_golden.py",
+    "train/test_checkpointed_training.py", "evaluate/test_evaluate.py", "evaluate/test_significance.py",
+    "train/test_train_killed.py", "predict/test_predict.py", "kubernetes/test_failures.py",
+    "kubernetes/test_fleet_job.py", "kubernetes/test_pods.py", "scenarios/test_scenarios.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((number for number, end in enumerate(LONGEST) if path.endswith(end)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("a real cluster (the current kube context)")
     group.addoption("--image", default="", help="run on it, steps in this image")

@@ -19,6 +19,7 @@ from airflow_ml_provider.compute import credentials, job_end, pod_end, pod_memor
 from airflow_ml_provider.compute.base import Exit, Launch
 from airflow_ml_provider.compute.cluster import Cluster
 from airflow_ml_provider.compute.job_spec import PLAN, job_document, job_name
+from airflow_ml_provider.compute.job_start import never_started
 from airflow_ml_provider.compute.kubernetes_errors import api_error, is_unknown
 from airflow_ml_provider.compute.time_limits import ends_at, last_resort, time_limit
 from airflow_ml_provider.contract.errors import InfrastructureError, MLError, TransientError
@@ -36,6 +37,8 @@ log = logging.getLogger("airflow_ml_provider.compute")
 _ATTEMPTS = 6
 _POLL_EVERY = 3.0
 _GONE_AFTER = 180.0
+# Seconds after the end of a Job, for a pod that sums up; longer for one that takes longer does no harm.
+_KEPT_TO_SUM_UP = 600
 
 
 class FleetJob:
@@ -96,20 +99,16 @@ class FleetJob:
 
     def delete(self) -> None:
         """Have the Job removed with its pods, if there is one; its Secret goes with it."""
+        remove, how = self.cluster.batch.delete_namespaced_job, "Background"
         self.cluster.ask(
-            "delete", "jobs", self.name,
-            lambda: self.cluster.batch.delete_namespaced_job(
-                self.name, self.namespace, propagation_policy="Background"
-            ),
-        )  # fmt: skip
+            "delete", "jobs", self.name, lambda: remove(self.name, self.namespace, propagation_policy=how)
+        )
 
     def clear(self) -> None:
-        """Have a complete Job removed, after the summing up: its pod would wait for thousands of pods to go.
-
-        That it cannot be removed now is no error; Kubernetes removes it after its time to live.
-        """
+        """Have a Job that is over removed. That it cannot be is no error: Kubernetes removes it after a while."""
         try:
-            if job_end.progress_of(self._read()).complete:
+            progress = job_end.progress_of(self._read())
+            if progress.over and not self._is_kept(progress):
                 self.delete()
         except MLError as error:
             log.warning("%s could not be removed, Kubernetes will: %s", self._named, error.what)
@@ -122,6 +121,14 @@ class FleetJob:
         read = self.cluster.batch.read_namespaced_job
         found = self.cluster.ask("get", "jobs", self.name, lambda: read(self.name, self.namespace))
         return None if found is None else self.cluster.document(found)
+
+    def _patch(self, change: Mapping[str, Any]) -> None:
+        patch = self.cluster.batch.patch_namespaced_job
+        self.cluster.ask("patch", "jobs", self.name, lambda: patch(self.name, self.namespace, [change]))
+
+    def _is_kept(self, progress: job_end.Progress) -> bool:
+        """Whether it stays, to be looked at."""
+        return bool(progress.failed and self.compute.keep_failed)
 
     def _obtain(self, plan: FleetPlan, deadline: int | None) -> None:
         """The Job of this plan: the one that runs already, or a new one."""
@@ -184,11 +191,7 @@ class FleetJob:
             owner = self.cluster.batch.read_namespaced_job(self.name, self.namespace)
             credentials.provide(self.cluster, owner, "batch/v1", "Job", self.launch.credentials)
         if not self.compute.queue:
-            patch = [{"op": "replace", "path": "/spec/suspend", "value": False}]
-            self.cluster.ask(
-                "patch", "jobs", self.name,
-                lambda: self.cluster.batch.patch_namespaced_job(self.name, self.namespace, patch),
-            )  # fmt: skip
+            self._patch({"op": "replace", "path": "/spec/suspend", "value": False})
 
     def _deferral(self, until: float | None, *, looked: bool = False) -> TaskDeferred:
         trigger = FleetJobTrigger(
@@ -228,23 +231,20 @@ class FleetJob:
         if pods and any(map(pod_end.ran_out_of_memory, pods)):
             # All its pods count as one: their memory is raised once a try.
             pod_memory.note(self.folder, self.compute.memory_growth, job_end.owner_of(pods[0]))
-        if not (progress.complete or (progress.failed and self.compute.keep_failed)):
+        if self.launch.verb == "search" and not self._is_kept(progress):
+            # The Job of its next round has the same name.
             self.delete()
+        elif not self._is_kept(progress):
+            # After the summing up, which would wait for thousands of pods to go; or by Kubernetes, in any case.
+            self._patch({"op": "add", "path": "/spec/ttlSecondsAfterFinished", "value": _KEPT_TO_SUM_UP})
 
     def _check_started(self, progress: job_end.Progress) -> None:
         """End a Job none of whose pods can start.
 
         :raises MLError: why not.
         """
-        if not progress.stands_still:
-            return
-        for pod in self.cluster.pods_of_job(self.name, "Pending"):
-            waited = time.time() - pod_end.created_at(pod)
-            if not pod_end.cannot_be_pulled(pod) and waited <= self.compute.start_timeout:
-                # Its events are not asked for: the API server reads those of the whole namespace for each pod.
-                continue
-            events = self.cluster.events_of(pod["metadata"]["name"])
-            late = pod_end.never_started(pod, events, waited)
-            if late is not None:
-                self.delete()
-                raise late
+        wait = self.compute.start_timeout
+        late = never_started(self.cluster, self.name, wait) if progress.stands_still else None
+        if late is not None:
+            self.delete()
+            raise late

@@ -8,8 +8,6 @@ from typing import Any
 
 from airflow_ml_provider.compute import pod_end
 
-_COMPLETE = "complete"
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -29,11 +27,6 @@ class Progress:
     suspended: str = ""
     ended: str = ""
     over: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether all its indexes succeeded."""
-        return self.ended == _COMPLETE
 
     @property
     def stands_still(self) -> bool:
@@ -64,7 +57,9 @@ def progress_of(job: Mapping[str, Any] | None, queue: str = "") -> Progress:
     final = next((each for each in conditions if each.get("type") in ("Complete", "Failed")), None)
     ended = ""
     if final is not None:
-        ended = _COMPLETE if final["type"] == "Complete" else f"{final.get('reason')}: {final.get('message')}"
+        ended = (
+            "complete" if final["type"] == "Complete" else f"{final.get('reason')}: {final.get('message')}"
+        )
     suspended = ""
     if spec.get("suspend"):
         suspended = (

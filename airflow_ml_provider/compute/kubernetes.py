@@ -133,7 +133,7 @@ class KubernetesCompute(Compute):
         """Run the step's pod to its end, or defer until then; adopts a pod of this step that runs already."""
         from airflow_ml_provider.compute.pods import StepPod
 
-        return self._cleared(launch, StepPod(self, launch).run(context))
+        return self._with_job_removed(launch, StepPod(self, launch).run(context))
 
     def resume(self, launch: Launch, context: Context, event: Mapping[str, Any]) -> Exit:
         """Carry on after a deferral: the last output, and how the pod ended."""
@@ -143,7 +143,7 @@ class KubernetesCompute(Compute):
             return FleetJob(self, launch).resume(event, context)
         from airflow_ml_provider.compute.pods import StepPod
 
-        return self._cleared(launch, StepPod(self, launch).resume(context, event))
+        return self._with_job_removed(launch, StepPod(self, launch).resume(context, event))
 
     def run_fleet(self, launch: Launch, plan: FleetPlan, context: Context) -> None:
         """Run a fleet's indexes as one Indexed Job, or defer until it is over; adopts one that runs already."""
@@ -161,7 +161,7 @@ class KubernetesCompute(Compute):
 
             FleetJob(self, launch).delete()
 
-    def _cleared(self, launch: Launch, ended: Exit) -> Exit:
+    def _with_job_removed(self, launch: Launch, ended: Exit) -> Exit:
         if _may_have_job(launch):
             from airflow_ml_provider.compute.fleet_job import FleetJob
 

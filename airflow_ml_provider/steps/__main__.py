@@ -114,6 +114,7 @@ def report(result: StepResult) -> int:
 
 if __name__ == "__main__":
     garbage.while_importing()
-    code = main()
-    garbage.at_the_end()
-    sys.exit(code)
+    try:
+        sys.exit(main())
+    finally:
+        garbage.at_the_end()

@@ -30,9 +30,10 @@ def from_now_on() -> None:
 def at_the_end() -> None:
     """Leave all that is there to the operating system.
 
-    Unless a library was made with nanobind, as DuckDB: these complain of what is left when a process ends.
+    Unless a library was made with nanobind, as DuckDB: these complain of what is left when a process ends. A file
+    that is open still is written to its end as ever, unless objects that refer to each other in a circle hold it.
     """
-    if any(kind.__module__ == "nanobind" for kind in type.__subclasses__(type)):
+    if any(getattr(kind, "__module__", "") == "nanobind" for kind in type.__subclasses__(type)):
         gc.unfreeze()
     else:
         gc.freeze()

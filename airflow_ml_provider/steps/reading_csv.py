@@ -18,7 +18,15 @@ import pyarrow.csv as pa_csv
 from airflow_ml_provider.contract.errors import ConfigError, DataError
 from airflow_ml_provider.contract.schema import Schema
 from airflow_ml_provider.steps.reading import RawBatch, Work, check_columns
-from airflow_ml_provider.steps.records import BadRow, Block, blocks, is_utf8, not_utf8, readable
+from airflow_ml_provider.steps.records import (
+    BadRow,
+    Block,
+    blocks,
+    has_lone_return,
+    is_utf8,
+    not_utf8,
+    readable,
+)
 from airflow_ml_provider.steps.timestamps import whole_timestamps
 from airflow_ml_provider.steps.unpacking import UNPUBLISHED, Member, empty
 
@@ -136,7 +144,7 @@ def _work(name: str, block: Block, columns: _Columns) -> Work:
         record = block.record
         if lines is None:
             plain = not invalid and count == len(block.line_ends)
-            if plain and b"\r" not in data:
+            if plain and not has_lone_return(data):
                 # Every line is a record; some of them are found without all others.
                 record = block.line_ends.line
             lines = np.arange(block.first_line, block.first_line + count) if plain else block.records.lines

@@ -80,8 +80,8 @@ class Block:
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
         text = np.frombuffer(self.data, np.uint8)
         lines = self.first_line + np.arange(len(ends))
-        if _has_lone_return(self.data) or len(ends) != len(self.line_ends):
-            lines = self.first_line + np.searchsorted(_line_ends(self.data), starts + 1)
+        if has_lone_return(self.data) or len(ends) != len(self.line_ends):
+            lines = self.first_line + np.searchsorted(_ends_with_returns(self.data), starts + 1)
         length = ends - starts
         blank = (length == 1) | ((length == 2) & (text[starts] == _RETURN)) if len(ends) else length == 0
         return Records(starts[~blank], ends[~blank], lines[~blank])
@@ -150,7 +150,7 @@ def blocks(stream: IO[bytes], name: str, delimiter: bytes = b"") -> Iterator[Blo
                 else:
                     block = Block(data[:cut], line, delimiter, tuple(bad), ends)
                 # Counted before another thread asks, too.
-                lines = len(_line_ends(block.data)) if b"\r" in block.data else len(block.line_ends)
+                lines = len(_ends_with_returns(block.data)) if b"\r" in block.data else len(block.line_ends)
                 yield block
                 line += lines
                 data, bad = data[cut:], []
@@ -173,15 +173,15 @@ def blocks(stream: IO[bytes], name: str, delimiter: bytes = b"") -> Iterator[Blo
 
 def record_ends(data: bytes, delimiter: bytes) -> Offsets:
     """Offsets behind the line end of each whole record."""
-    if not delimiter or (b'"' not in data and not _has_lone_return(data)):
+    if not delimiter or (b'"' not in data and not has_lone_return(data)):
         return _places(data, _NEWLINE) + 1
-    ends = None if _has_lone_return(data) else _ends_by_parity(data, delimiter)
+    ends = None if has_lone_return(data) else _ends_by_parity(data, delimiter)
     return _ends_by_scanning(data, delimiter) if ends is None else ends
 
 
 def _whole_records(data: bytes, delimiter: bytes) -> tuple[int, Offsets | None]:
     """How many bytes are whole records, and where these end, if that had to be found out."""
-    lone = _has_lone_return(data) if delimiter else False
+    lone = has_lone_return(data) if delimiter else False
     if not delimiter or (b'"' not in data and not lone):
         return data.rfind(b"\n") + 1, None
     if not lone and (quotes := _quotes(data, delimiter)) is not None:
@@ -245,16 +245,17 @@ def _places(data: bytes, character: int) -> Offsets:
     return np.flatnonzero(np.frombuffer(data, np.uint8) == character)
 
 
-def _has_lone_return(data: bytes) -> bool:
+def has_lone_return(data: bytes) -> bool:
+    """Whether a carriage return ends a line by itself."""
     # The last byte is left out: its line feed may come with the next block.
     return b"\r" in data and data.count(b"\r", 0, -1) != data.count(b"\r\n")
 
 
-def _line_ends(data: bytes) -> Offsets:
+def _ends_with_returns(data: bytes) -> Offsets:
     """Offsets behind the ends of lines; a lone carriage return ends one too."""
     text = np.frombuffer(data, np.uint8)
     ends = _places(data, _NEWLINE) + 1
-    if _has_lone_return(data):
+    if has_lone_return(data):
         returns = _places(data[:-1], _RETURN)
         lone = returns[text[returns + 1] != _NEWLINE] + 1
         ends = np.union1d(ends, lone)

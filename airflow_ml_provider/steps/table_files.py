@@ -156,7 +156,7 @@ def _bounded(rows: pa.Table) -> list[str]:
 
 def _is_fixed(kind: pa.DataType) -> bool:
     """Whether its values have all the same width, and are compared as fast as numbers."""
-    return bool(pa.types.is_primitive(kind))
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
 def _part(batch: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.RecordBatch:

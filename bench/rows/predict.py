@@ -119,8 +119,7 @@ def _compared(scene: Scene, uri: str) -> Iterator[Row]:
         ours, theirs = in_turn(
             partial(predicted, scene, kind, few, uri),
             partial(by_mlflow, scene, kind, few),
-            # It takes minutes.
-            1,
+            scene.repeats,
         )
         yield Row(
             f"predict {few:,} rows x 20 features, {name}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 # Of the interface that is used here.
 _MAJOR = "4"
 _FLOAT64, _NORMAL, _FROM_FIRST, _ALL_TREES = 1, 0, 0, -1
-_WITHOUT_CATEGORIES = b"pandas_categorical:null"
+# Of a model that was trained on a matrix, and on a pandas frame of numbers.
+_WITHOUT_CATEGORIES = (b"pandas_categorical:null", b"pandas_categorical:[]")
 _TAIL = 4096
 
 
@@ -87,7 +88,11 @@ def scorer_of(file: Path) -> LibraryScorer | None:
 @lru_cache
 def _library() -> ctypes.CDLL | None:
     found = find_spec("lightgbm")
-    if found is None or found.origin is None or version("lightgbm").partition(".")[0] != _MAJOR:
+    try:
+        known = version("lightgbm").partition(".")[0] == _MAJOR
+    except PackageNotFoundError:
+        known = False
+    if found is None or found.origin is None or not known:
         return None
     path = Path(found.origin).parent / "lib" / "lib_lightgbm.so"
     if not path.is_file():

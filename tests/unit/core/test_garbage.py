@@ -6,9 +6,11 @@ import gc
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from airflow_ml_provider.contract.documents import Code, StepSpec
 from airflow_ml_provider.steps import garbage
 
 
@@ -29,9 +31,32 @@ def test_after_the_imports_garbage_is_looked_for_as_usual_but_not_among_them() -
     assert gc.get_freeze_count()
 
 
+def test_the_users_code_in_a_steps_process_has_its_garbage_looked_for_as_usual(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import gc, pathlib\nimport polars as pl\n"
+        "def threshold(rows: pl.DataFrame):\n"
+        f"    pathlib.Path({str(tmp_path / 'found')!r}).write_text(str(gc.get_threshold()))\n"
+        "    return rows\n"
+    )
+    (tmp_path / "rows.csv").write_text("ds,n\nd1,1\n")
+    arguments = {
+        "source": str(tmp_path / "rows.csv"),
+        "schema": {"columns": [{"name": "ds"}, {"name": "n", "type": "int64"}]},
+        "transform": "mine:threshold",
+        "publish": {"name": "rows"},
+    }
+    spec = StepSpec("ingest", tmp_path.as_uri(), arguments, code=Code((str(tmp_path),)), step_key="a-step")
+    (tmp_path / "spec.json").write_bytes(spec.encode())
+    command = ["-m", "airflow_ml_provider.steps", "ingest", "--spec", str(tmp_path / "spec.json")]
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "found").read_text() == str(gc.get_threshold())
+
+
 def test_in_a_process_that_runs_many_steps_nothing_is_left_out() -> None:
+    before = gc.get_freeze_count()
     garbage.from_now_on()
-    assert not gc.get_freeze_count()
+    assert gc.get_freeze_count() == before
 
 
 @pytest.mark.parametrize("library", ["polars", "duckdb"])

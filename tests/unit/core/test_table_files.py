@@ -78,6 +78,7 @@ def test_least_and_greatest_values_are_told_of_all_but_texts_in_no_order(tmp_pat
         {
             "number": [3, 1, None],
             "real": [0.5, -1.0, 2.0],
+            "price": pl.Series(["1.50", "0.25", "3.00"]).cast(pl.Decimal(10, 2)),
             "at": [datetime.datetime(2013, 6, day, tzinfo=datetime.UTC) for day in (2, 1, 3)],
             "sorted": ["a", "b", "b"],
             "same": pl.Series(["x"] * 3, dtype=pl.Enum(["x", "y"])),

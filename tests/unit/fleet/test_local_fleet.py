@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -45,6 +46,15 @@ def test_every_item_runs_once_and_several_at_a_time(fleet: Fleet) -> None:
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert len(fleet.note("pids")) == 4
+
+
+def test_in_a_worker_garbage_is_looked_for_as_usual(fleet: Fleet) -> None:
+    (fleet.code / "collecting.py").write_text(
+        "import gc\n\ndef threshold(item):\n    return {'found': gc.get_threshold()[0]}\n"
+    )
+    spec = fleet.spec("collecting:threshold", items=numbers(2))
+    fleet.done("collecting:threshold", items=numbers(2))
+    assert [found["found"] for found in fleet.results(spec)] == [gc.get_threshold()[0]] * 2
 
 
 def test_workers_which_are_killed_at_the_end_leave_nothing_on_local_disk(

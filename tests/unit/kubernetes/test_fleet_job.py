@@ -15,6 +15,7 @@ from tries import ended_by_a_user
 from airflow_ml_provider.compute import KubernetesCompute
 from airflow_ml_provider.contract.errors import ConfigError, MLError
 from airflow_ml_provider.operators import FleetOperator
+from airflow_ml_provider.triggers.fleet import FleetJobTrigger
 
 SQUARE = """
     import time
@@ -49,16 +50,28 @@ def test_a_fleet_is_one_indexed_job_and_one_pod_that_sums_up(world: World, defer
     world.cluster.until(lambda: not world.cluster.jobs(NAMESPACE) and not world.cluster.pods(NAMESPACE))
 
 
-def test_a_complete_job_is_removed_after_the_summing_up_which_need_not_wait_for_thousands_of_pods_to_go(
+def test_a_job_is_removed_after_the_summing_up_which_need_not_wait_for_thousands_of_pods_to_go(
     world: World,
 ) -> None:
     world.run(fleet(world))
-    asked = [
-        f"{request.verb} {request.path.rpartition('/')[0 if request.verb == 'DELETE' else 2]}"
-        for request in world.cluster.requests
-    ]
-    removal = next(n for n, each in enumerate(asked) if each.startswith("DELETE") and each.endswith("/jobs"))
-    assert "POST pods" in asked[:removal]
+    removed = [request.path.split("/")[-2] for request in world.cluster.requests if request.verb == "DELETE"]
+    # The pod that sums up, when it had ended, and the Job.
+    assert removed.index("jobs") > removed.index("pods")
+
+
+def test_while_it_sums_up_its_job_is_one_that_kubernetes_removes_soon_whatever_becomes_of_the_task(
+    world: World,
+) -> None:
+    attempt = world.try_(fleet(world))
+    trigger = attempt.deferred()
+    while isinstance(trigger, FleetJobTrigger):
+        with pytest.raises(TaskDeferred) as deferred:
+            attempt.leg(fired(trigger))
+        trigger = deferred.value.trigger
+    [job] = world.cluster.jobs(NAMESPACE)
+    assert job["spec"]["ttlSecondsAfterFinished"] == 600
+    assert finish(attempt, fired(trigger))["metrics"]["items_done"] == 6
+    world.cluster.until(lambda: not world.cluster.jobs(NAMESPACE))
 
 
 def test_a_job_that_cannot_be_removed_fails_no_fleet_that_is_summed_up(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,16 @@ def test_scores_are_those_of_the_package(
     assert (scorer.predict(matrix[::2], num_threads=1) == wanted[::2]).all()
 
 
+def test_a_model_of_a_pandas_frame_of_numbers_is_scored_too(tmp_path: Path, matrix: np.ndarray) -> None:
+    frame = pl.DataFrame(matrix, schema=FEATURES).to_pandas()
+    data = lightgbm.Dataset(frame, (matrix[:, 0] > 0.5).astype(int))
+    booster = lightgbm.train({"objective": "binary", "verbose": -1}, data, 10)
+    booster.save_model(tmp_path / "model.lgb")
+    scorer = scorer_of(tmp_path / "model.lgb")
+    assert scorer is not None
+    assert (scorer.predict(matrix, num_threads=1) == booster.predict(frame)).all()
+
+
 def test_scores_of_several_classes_have_a_column_each(tmp_path: Path, matrix: np.ndarray) -> None:
     booster = trained(matrix, {"objective": "multiclass", "num_class": 3}, (matrix[:, 0] * 3).astype(int))
     booster.save_model(tmp_path / "model.lgb")
@@ -93,11 +105,16 @@ def test_a_model_with_text_features_is_left_to_the_package(tmp_path: Path) -> No
     assert scorer_of(tmp_path / "model.lgb") is None
 
 
+def unknown(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize("version", [lambda _: "5.0.0", unknown], ids=["another", "unknown"])
 def test_another_major_version_is_left_to_the_package(
-    tmp_path: Path, matrix: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    version: Callable[[str], str], tmp_path: Path, matrix: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(matrix, {"objective": "binary"}).save_model(tmp_path / "model.lgb")
-    monkeypatch.setattr(lightgbm_library, "version", lambda _: "5.0.0")
+    monkeypatch.setattr(lightgbm_library, "version", version)
     lightgbm_library._library.cache_clear()
     try:
         assert scorer_of(tmp_path / "model.lgb") is None
