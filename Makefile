@@ -32,13 +32,17 @@ suite = $(BIN)/pytest -q -m "not slow" $(1) $(2) || { test -n "$(AGAIN)" && echo
 
 # On several processes, a file each; tests/conftest.py has the longest begin first.
 at_once = -n 3 --dist loadfile --no-loadscope-reorder
-with_clusters = tests/unit/kubernetes tests/scenarios
+# What is killed, fails, or takes a cluster.
+failures = tests/unit/kubernetes tests/scenarios tests/unit/train/test_train_killed.py \
+	tests/unit/train/test_checkpoints.py tests/unit/train/test_checkpointed_training.py \
+	tests/unit/ingest/test_killed.py tests/unit/search/test_local_search.py tests/unit/fleet/test_local_fleet.py \
+	tests/unit/promote/test_mlflow_fails.py tests/unit/backfill/test_backfill_run.py
 
 test: venv lint ## what proves it, in ten minutes on two cores
-	@$(call suite,tests --ignore tests/integration $(patsubst %,--ignore %,$(with_clusters)),$(at_once))
+	@$(call suite,tests --ignore tests/integration $(patsubst %,--ignore %,$(failures)),$(at_once))
 
-test-more: venv ## failures of a cluster, scenarios in every place, and the pipeline through a real Airflow
-	@$(call suite,$(with_clusters),$(at_once))
+test-more: venv ## what is killed or fails, clusters, and the pipeline through a real Airflow
+	@$(call suite,$(failures),$(at_once))
 	@$(call suite,tests/integration)
 
 test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XGBoost, CatBoost, ONNX), in .venv-slow

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from servers import free_port, wait_for_http
 
 from airflow_ml_provider.contract.documents import Code, RunOf, StepResult, StepSpec, Tracking, read_spec
 
 REPOSITORY = Path(__file__).parent.parent
+# That a busy machine takes long to make an example is no fault of the test.
+settings.register_profile("on any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("on any machine")
 RunStep = Callable[..., StepResult]
 
 

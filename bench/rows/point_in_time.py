@@ -58,12 +58,29 @@ _ROWS_A_CUSTOMER = 100
 
 
 def rows(scene: Scene) -> Iterator[Row]:
-    """Rows to predict, and rows to train on: these have their labels matched and checked too."""
-    scene = replace(scene, folder=scene.folder / f"point-in-time-{scene.rows}")
-    labels, facts = generated(scene.store / "tables", scene.rows)
-    code = scene.folder / "code"
+    """Rows to predict, and rows to train on: these have their labels matched and checked too. Then by size."""
+    yield from _compared(_of_size(scene, scene.rows))
+    for count in (scene.rows // 10, scene.rows, *([5 * scene.rows] if scene.rows >= 10_000_000 else [])):
+        sized = _of_size(scene, count)
+        yield Row(
+            f"features with labels, {count:,} rows x {count:,} facts", "", "linear", [build(sized, True)]
+        )
+        if count != scene.rows:
+            shutil.rmtree(sized.folder)
+
+
+def _of_size(scene: Scene, count: int) -> Scene:
+    """The scene with so many rows and facts, in a folder of their own."""
+    sized = replace(scene, rows=count, folder=scene.folder / f"point-in-time-{count}")
+    generated(sized.store / "tables", count)
+    code = sized.folder / "code"
     code.mkdir(exist_ok=True)
     (code / "point_in_time_set.py").write_text(CODE)
+    return sized
+
+
+def _compared(scene: Scene) -> Iterator[Row]:
+    labels, facts = generated(scene.store / "tables", scene.rows)
 
     def theirs() -> Cost:
         return scene.python(ASOF, labels, facts, scene.folder / "asof.parquet")
