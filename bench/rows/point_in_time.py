@@ -52,6 +52,7 @@ duckdb.sql(f\"\"\"COPY (
     ON l.customer = f.customer AND l.predict_at >= f.usable
 ) TO '{to}' (FORMAT parquet)\"\"\")
 """
+_IN_BUCKETS = "more facts than a sixteenth of the free memory holds are cut into buckets on disk first"
 _CHUNK = 1_000_000
 _SECONDS_OF_A_YEAR = 365 * 86_400
 _ROWS_A_CUSTOMER = 100
@@ -63,8 +64,9 @@ def rows(scene: Scene) -> Iterator[Row]:
     for count in (scene.rows // 10, scene.rows, *([5 * scene.rows] if scene.rows >= 10_000_000 else [])):
         sized = _of_size(scene, count)
         yield Row(
-            f"features with labels, {count:,} rows x {count:,} facts", "", "linear", [build(sized, True)]
-        )
+            f"features with labels, {count:,} rows x {count:,} facts", "", "linear", [build(sized, True)],
+            note=_IN_BUCKETS,
+        )  # fmt: skip
         if count != scene.rows:
             shutil.rmtree(sized.folder)
 
