@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Polars and the caller's own memory need the other half.
 _PART_OF_MEMORY = 2
-# Rows of up to this part of memory are sorted in it.
-_SORTED_PART = 24
+# Rows of up to this part of memory are sorted in it, which takes three times as much.
+_SORTED_PART = 12
 _BATCH_ROWS = 100_000
 
 

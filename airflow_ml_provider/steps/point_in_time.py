@@ -37,8 +37,8 @@ _FEWEST_CHUNK_ROWS = 1_000
 # A chunk of rows with their facts takes this part of what may be held; a few are under way at a time.
 _CHUNKS = 8
 # Facts of one bucket may take this part of the memory; sorting them takes as much again, Polars the rest.
-_PART_OF_MEMORY = 16
-# Each has an open file and a part of every batch: more would be small parts of large files.
+_PART_OF_MEMORY = 6
+# Each has an open file and a part of every batch: more would be small parts of large files. Fits in a byte.
 _MOST_BUCKETS = 256
 
 
@@ -225,14 +225,9 @@ class _Joining:
         folder.mkdir(parents=True)
         writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
         with contextlib.ExitStack() as files:
-            for batch in frames:
-                marks = comparable([batch[name] for name in self.view.entity]).to_struct().hash() % buckets
-                for (bucket,), part in (
-                    batch.with_columns(bucket=marks)
-                    .partition_by("bucket", maintain_order=True, include_key=False, as_dict=True)
-                    .items()
-                ):
-                    table = _table(part)
+            # Cutting one batch takes as long as writing another.
+            for parts in in_order(partial(self._parts, batch, buckets) for batch in frames):
+                for bucket, table in parts:
                     if bucket not in writers:
                         path = str(folder / f"{bucket}.arrow")
                         writers[bucket] = files.enter_context(pa.ipc.new_file(path, table.schema))
@@ -242,6 +237,19 @@ class _Joining:
             return pl.read_ipc(folder / f"{bucket}.arrow") if bucket in writers else None
 
         return of
+
+    def _parts(self, batch: pl.DataFrame, buckets: int) -> list[tuple[int, pa.Table]]:
+        """The buckets of a batch and what of it, in order, belongs there."""
+        entity = comparable([batch[name] for name in self.view.entity]).to_struct()
+        # Small numbers are put in order by counting them.
+        marks = (entity.hash() % buckets).to_numpy().astype(np.uint8)
+        ends = np.bincount(marks, minlength=buckets).cumsum().tolist()
+        ordered = _table(batch[np.argsort(marks, kind="stable")])
+        return [
+            (bucket, ordered.slice(begin, end - begin))
+            for bucket, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
+            if end > begin
+        ]
 
     def _put_together(self, parts: Sequence[Path], count: int, to: Path) -> None:
         """Write parts, each in the rows' order, as one file in the rows' order."""
