@@ -69,4 +69,4 @@ if [ "${1:-}" = slow ]; then
         'pyspark>=4,<5'
 fi
 touch $venv/.stamp
-echo "environment ready in $((SECONDS - began)) s: $(.venv/bin/python --version), $(wc -l < <(grep '==' requirements.lock)) locked packages"
+echo "environment ready in $((SECONDS - began)) s: $($venv/bin/python --version), $(wc -l < <(grep '==' requirements.lock)) locked packages"
