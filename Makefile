@@ -46,7 +46,7 @@ test-more: venv ## what is killed or fails, clusters, and the pipeline through a
 	@$(call suite,tests/integration)
 
 test-slow: .venv-slow/.stamp ## what takes minutes or installs more (PyTorch, XGBoost, CatBoost, ONNX), in .venv-slow
-	@.venv-slow/bin/pytest -q -m slow tests
+	@.venv-slow/bin/pytest -q -m slow -n 2 --dist loadfile --no-loadscope-reorder tests
 
 .venv-slow/.stamp: requirements.lock pyproject.toml tools/venv.sh
 	@PYTHON="$(PYTHON)" bash tools/venv.sh slow
