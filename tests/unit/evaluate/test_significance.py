@@ -153,6 +153,7 @@ def test_over_slices_harm_is_found_falsely_in_any_of_them_at_most_at_the_rate() 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("metric", METRICS[:4])
 def test_the_rates_hold_in_many_simulations(metric: str) -> None:
     superior = Gate(metric, better_by_at_least=0.0)
