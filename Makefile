@@ -36,7 +36,8 @@ at_once = -n 3 --dist loadfile --no-loadscope-reorder
 failures = tests/unit/kubernetes tests/scenarios tests/unit/train/test_train_killed.py \
 	tests/unit/train/test_checkpoints.py tests/unit/train/test_checkpointed_training.py \
 	tests/unit/ingest/test_killed.py tests/unit/search/test_local_search.py tests/unit/fleet/test_local_fleet.py \
-	tests/unit/promote/test_mlflow_fails.py tests/unit/backfill/test_backfill_run.py
+	tests/unit/promote/test_mlflow_fails.py tests/unit/promote/test_at_once.py tests/unit/memo/test_claims.py \
+	tests/unit/control/test_local_compute.py tests/unit/backfill/test_backfill_run.py
 
 test: venv lint ## what proves it, in ten minutes on two cores
 	@$(call suite,tests --ignore tests/integration $(patsubst %,--ignore %,$(failures)),$(at_once))
