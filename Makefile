@@ -32,12 +32,14 @@ suite = $(BIN)/pytest -q -m "not slow" $(1) $(2) || { test -n "$(AGAIN)" && echo
 
 # On several processes, a file each; tests/conftest.py has the longest begin first.
 at_once = -n 3 --dist loadfile --no-loadscope-reorder
-# What is killed, fails, or takes a cluster.
+# What is killed, fails, takes a cluster, or all flights of a year.
 failures = tests/unit/kubernetes tests/scenarios tests/unit/train/test_train_killed.py \
 	tests/unit/train/test_checkpoints.py tests/unit/train/test_checkpointed_training.py \
 	tests/unit/ingest/test_killed.py tests/unit/search/test_local_search.py tests/unit/fleet/test_local_fleet.py \
 	tests/unit/promote/test_mlflow_fails.py tests/unit/promote/test_at_once.py tests/unit/memo/test_claims.py \
-	tests/unit/control/test_local_compute.py tests/unit/backfill/test_backfill_run.py
+	tests/unit/control/test_local_compute.py tests/unit/backfill/test_backfill_run.py \
+	tests/unit/features/test_flights_features.py tests/unit/evaluate/test_flights_behaviour.py \
+	tests/unit/search/test_search_operator.py
 
 test: venv lint ## what proves it, in ten minutes on two cores
 	@$(call suite,tests --ignore tests/integration $(patsubst %,--ignore %,$(failures)),$(at_once))
